@@ -1,0 +1,1 @@
+"""The only home of Orbax: checkpoints of packs in training, and the files of finished networks."""

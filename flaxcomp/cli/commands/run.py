@@ -1,0 +1,183 @@
+"""`flaxcomp run`: a sweep file becomes trained networks, files, measurements and a report; run again, it goes on."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from flaxcomp.errors import MissingPackageError, UserError
+
+if TYPE_CHECKING:
+    from flaxcomp.schedule.controller import Controller, Summary
+    from flaxcomp.schedule.executor import Executor
+    from flaxcomp.store.paths import RunPaths
+    from flaxcomp.sweep.expand import Trial
+    from flaxcomp.sweep.load import LoadedSweep
+
+STOPPED = 130  # exit code, as after SIGINT
+
+
+@click.command()
+@click.argument("sweep", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="The run folder.  [default: runs/NAME]")
+@click.option("--executor", type=click.Choice(["ray", "inline"]), default="ray", show_default=True,
+              help="Where to train: workers under Ray, or this one process.")  # fmt: skip
+@click.option("--address", help="Of a running Ray cluster: auto, HOST:PORT.  [default: start one on this machine]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE[,VALUE...]", help="Change the sweep; may be given again.")
+@click.option("--store", "store_url", metavar="URL", help="postgresql://... for the records.  [default: SQLite in the run folder]")
+@click.option("--train-only", is_flag=True, help="Leave out export, benchmark and report.")
+@click.option("--yes", is_flag=True, help="Expand a grid of any size.")
+@click.pass_context
+def command(ctx: click.Context, sweep: Path, out: Path | None, executor: Literal["ray", "inline"], address: str | None,
+            overrides: tuple[str, ...], store_url: str | None, train_only: bool, yes: bool) -> None:  # fmt: skip
+    """Run SWEEP: train, export, measure and report what it asks for.
+
+    The same command again resumes: what is finished is not done again. Ctrl-C stops after a checkpoint, a second one at once.
+    """
+    from flaxcomp.cli.catalog import RoomCatalog
+    from flaxcomp.schedule.controller import check_writable
+    from flaxcomp.store.paths import RunPaths
+    from flaxcomp.sweep.expand import check_size, expand
+    from flaxcomp.sweep.load import load_sweep
+
+    loaded = load_sweep(sweep, overrides)
+    if not yes:
+        check_size(loaded)
+    trials = list(expand(loaded, RoomCatalog()))
+    _check_data(trials)
+    paths = RunPaths.at(out or Path("runs") / loaded.sweep.name)
+    check_writable(paths)
+    summary = _train(loaded, trials, paths, executor, address, store_url)
+    _tell(summary, paths)
+    if not train_only and summary.count("finished"):
+        _after_training(ctx, loaded, paths)
+    if summary.count("failed") or summary.count("blocked"):
+        ctx.exit(1)
+
+
+def _check_data(trials: "list[Trial]") -> None:
+    """Refuse before anything is trained.
+
+    Raises:
+        UserError: a data set is not prepared; says how to prepare it.
+    """
+    from flaxcomp.data import catalog
+
+    for name in sorted({trial.config.dataset.name for trial in trials}):
+        if not catalog.is_prepared(name):
+            raise catalog.missing(name)
+
+
+def _train(loaded: "LoadedSweep", trials: "list[Trial]", paths: "RunPaths", executor: str, address: str | None,
+           store_url: str | None) -> "Summary":  # fmt: skip
+    import msgspec
+
+    from flaxcomp.cli.progress import Tally, make_display
+    from flaxcomp.schedule.controller import Controller, acquire
+    from flaxcomp.schedule.environment import describe_environment
+    from flaxcomp.store.records import Store
+
+    sweep, sweep_json = loaded.sweep, msgspec.json.encode(loaded.sweep)
+    names = {trial.id: _label(trial) for trial in trials}
+    with Store.create(paths, name=sweep.name, sweep_text=loaded.text, sweep_json=sweep_json, url=store_url) as store:
+        lease = acquire(store)
+        try:
+            store.update_sweep(lease, sweep_text=loaded.text, sweep_json=sweep_json)
+            describe_environment(paths)
+            store.add_trials(lease, trials)
+            statuses = store.statuses()
+            if all(statuses[trial.id] in ("finished", "failed", "blocked") for trial in trials):
+                from flaxcomp.schedule.controller import Summary
+
+                return Summary({trial.id: statuses[trial.id] for trial in trials})
+            workers = _make_executor(executor, address, loaded)
+            try:
+                tally = Tally(sweep.metrics[0], lambda trial: names.get(trial, trial))
+                with make_display(tally) as display:
+                    controller = Controller(store, paths, trials, workers, display, sweep.resources, sweep.retry)
+                    with _stop_on_interrupt(controller):
+                        return controller.run(lease)
+            finally:
+                workers.close()
+        finally:
+            store.release(lease)
+
+
+def _make_executor(kind: str, address: str | None, loaded: "LoadedSweep") -> "Executor":
+    try:
+        if kind == "inline":
+            from flaxcomp.schedule.inline import InlineExecutor
+
+            return InlineExecutor()
+        from flaxcomp.schedule.ray_executor import RayExecutor
+
+        return RayExecutor(loaded.sweep.resources, address)
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(f"training needs the package {error.name}: pip install 'flaxcomp[full]'") from None
+
+
+@contextmanager
+def _stop_on_interrupt(controller: "Controller") -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM stops cleanly, the second at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def on_signal(number: int, _frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            os._exit(128 + number)
+        asked = True
+        controller.request_stop()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tell(summary: "Summary", paths: "RunPaths") -> None:
+    if summary.storage_error:
+        raise UserError(f"stopped, because the run folder cannot be written: {summary.storage_error}. "
+                        "Make room or mend it, then give the same command again: nothing is lost.")  # fmt: skip
+    if summary.stopped:
+        click.echo(f"Stopped with {summary.count('finished')} of {len(summary.statuses)} trials finished. "
+                   "The same command goes on from here.", err=True)  # fmt: skip
+        raise SystemExit(STOPPED)
+    bad = summary.count("failed") + summary.count("blocked")
+    if bad:
+        click.echo(f"{bad} of {len(summary.statuses)} trials failed or wait for one that did: see `flaxcomp status {paths.root}`; "
+                   f"`flaxcomp retry {paths.root}` allows another try.", err=True)  # fmt: skip
+
+
+def _after_training(ctx: click.Context, loaded: "LoadedSweep", paths: "RunPaths") -> None:
+    from flaxcomp.cli.commands import bench, export, front, report
+
+    if loaded.sweep.export is not None:
+        _invoke(ctx, export.command, run=paths.root)
+    if loaded.sweep.benchmark is not None:
+        _invoke(ctx, bench.command, run=paths.root)
+    _invoke(ctx, report.command, run=paths.root)
+    _invoke(ctx, front.command, run=paths.root)
+
+
+def _invoke(ctx: click.Context, command: click.Command, **arguments: Any) -> None:
+    """Run another command with its defaults, as if it had been typed."""
+    ctx.invoke(command, **arguments)
+
+
+def _label(trial: "Trial") -> str:
+    config = trial.config
+    parts = [str(config.model["name"])]
+    if config.distill:
+        parts.append(f"T={config.distill.temperature:g}")
+    parts.append(f"seed={config.seed}")
+    return " ".join(parts)

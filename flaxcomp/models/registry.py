@@ -1,0 +1,115 @@
+"""Finds architectures by listing this folder, and checks their options without importing JAX.
+
+An architecture is one file. Before its first import of JAX or Flax it defines its configuration (a `ModelConfig`) and
+`NAMES`, from the names used in sweep files to default configurations; after it, `build(config, input_shape, num_classes,
+rngs)`. `plan` and `status` execute the first part only, which is why the order matters.
+"""
+
+import ast
+import functools
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from flaxcomp.errors import UserError, suggest
+from flaxcomp.models.config import ModelConfig
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+_NOT_ARCHITECTURES = {"config", "registry", "layers", "counting"}
+_HEAVY = {"jax", "flax", "optax", "flaxcomp.models.layers"}
+
+
+def architecture_files() -> list[str]:
+    """The modules of this folder that hold an architecture, sorted."""
+    folder = str(Path(__file__).parent)
+    return sorted(m.name for m in pkgutil.iter_modules([folder]) if m.name not in _NOT_ARCHITECTURES)
+
+
+def names() -> list[str]:
+    """All names that `model.name` may have, sorted."""
+    return sorted(_configs())
+
+
+def config_of(model: dict[str, Any]) -> ModelConfig:
+    """Return the full configuration that `model` (a name and options) stands for.
+
+    Raises:
+        UserError: the name or an option is unknown, or a value is impossible.
+    """
+    options = dict(model)
+    name = options.pop("name", None)
+    if name is None:
+        raise UserError("model.name is missing: which architecture is it?" + suggest("", names()))
+    default = _configs().get(name)
+    if default is None:
+        raise UserError(f"model.name: no architecture is called {name!r}.{suggest(str(name), names())}")
+    known = default.__struct_fields__
+    for option in options:
+        if option not in known:
+            raise UserError(f"model.{option}: {name} has no such option.{suggest(option, known)}")
+    try:
+        return msgspec.convert({**msgspec.to_builtins(msgspec.structs.asdict(default)), **options}, type(default))
+    except msgspec.ValidationError as error:
+        message, _, place = str(error).partition(" - at `$")
+        raise UserError(f"model{place.rstrip('`')} of {name}: {message}") from None
+
+
+def canonical(model: dict[str, Any]) -> dict[str, Any]:
+    """Return `model` checked, with values in canonical form and options equal to their default left out."""
+    config = config_of(model)
+    default = _configs()[model["name"]]
+    changed = {f: getattr(config, f) for f in config.__struct_fields__ if getattr(config, f) != getattr(default, f)}
+    return {"name": model["name"], **msgspec.to_builtins(changed)}
+
+
+def build(model: dict[str, Any], input_shape: tuple[int, int, int], num_classes: int, rngs: "nnx.Rngs") -> "nnx.Module":
+    """Make the network that `model` describes.
+
+    Args:
+        model: name and options, as in a sweep file.
+        input_shape: height, width, channels.
+        num_classes: how many logits come out.
+        rngs: a stream `params` for the initial weights.
+
+    Returns:
+        A module from float [n, h, w, c] to logits float [n, num_classes]; call it with `rngs=` in training mode.
+    """
+    config = config_of(model)
+    module = importlib.import_module(f"flaxcomp.models.{_files()[model['name']]}")
+    # `config` comes from the light reading of the file: hand the module an instance of its own class.
+    own = msgspec.convert(msgspec.to_builtins(msgspec.structs.asdict(config)), type(module.NAMES[model["name"]]))
+    network: nnx.Module = module.build(own, input_shape, num_classes, rngs)
+    return network
+
+
+@functools.cache
+def _configs() -> dict[str, ModelConfig]:
+    return {name: config for file in architecture_files() for name, config in _light_names(file).items()}
+
+
+@functools.cache
+def _files() -> dict[str, str]:
+    return {name: file for file in architecture_files() for name in _light_names(file)}
+
+
+@functools.cache
+def _light_names(file: str) -> dict[str, ModelConfig]:
+    """Execute the part of an architecture's file that comes before its first import of JAX."""
+    path = Path(__file__).with_name(f"{file}.py")
+    tree = ast.parse(path.read_text(), str(path))
+    end = next((i for i, node in enumerate(tree.body) if _imports_jax(node)), len(tree.body))
+    namespace: dict[str, Any] = {"__name__": f"flaxcomp.models.{file}"}
+    exec(compile(ast.Module(tree.body[:end], []), str(path), "exec"), namespace)  # our own file, the one `build` imports
+    found: dict[str, ModelConfig] = namespace["NAMES"]
+    return found
+
+
+def _imports_jax(node: ast.stmt) -> bool:
+    if isinstance(node, ast.Import):
+        return any(alias.name.split(".")[0] in _HEAVY for alias in node.names)
+    return isinstance(node, ast.ImportFrom) and (node.module in _HEAVY or (node.module or "").split(".")[0] in _HEAVY)

@@ -1,0 +1,274 @@
+"""The reconciler: trials that are wanted minus trials that are finished, given to workers; the only writer of the store."""
+
+import dataclasses
+import os
+import platform
+import shutil
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+
+from flaxcomp.errors import UserError
+from flaxcomp.schedule.executor import Executor
+from flaxcomp.store.lease import LateAttemptError, Lease
+from flaxcomp.store.paths import RunPaths
+from flaxcomp.store.records import Store
+from flaxcomp.sweep.expand import Trial
+from flaxcomp.sweep.plan import Pack, form_packs
+from flaxcomp.sweep.spec import Resources, Retry, TrialConfig
+from flaxcomp.train.job import EpochDone, Event, Failed, Finished, Note, PackJob, Stopped
+
+LEASE_TTL_S = 30.0
+_POLL_S = 0.2
+_REQUESTS_EVERY_S = 1.0
+AUTO_PACK = 32  # trials; past this a pack's overheads are paid for many times over
+STOP_TIMEOUT_S = 120.0
+
+
+class Observer(Protocol):
+    """Who watches a run: a progress display, a log."""
+
+    def started(self, statuses: dict[str, str], slots: int) -> None: ...
+    def pack_started(self, pack: Pack, attempt: int) -> None: ...
+    def happened(self, event: Event) -> None: ...
+    def said(self, text: str) -> None: ...
+
+
+@dataclass
+class Summary:
+    """How a run ended. `stopped`: it was asked to; `storage_error`: the disk was full or not writable."""
+
+    statuses: dict[str, str]
+    stopped: bool = False
+    storage_error: str | None = None
+
+    def count(self, status: str) -> int:
+        return sum(s == status for s in self.statuses.values())
+
+
+@dataclass
+class Controller:
+    """Runs the trials of one sweep to their end.
+
+    Args:
+        store: opened for writing.
+        paths: of the run folder.
+        trials: all that are wanted, dependencies before what needs them.
+        executor: where packs train.
+        observer: told of everything.
+    """
+
+    store: Store
+    paths: RunPaths
+    trials: Sequence[Trial]
+    executor: Executor
+    observer: Observer
+    resources: Resources = Resources()
+    retry: Retry = Retry()
+    clock: Callable[[], float] = time.monotonic
+    _stop: bool = field(default=False, init=False)
+
+    def run(self, lease: Lease) -> Summary:
+        """Train everything that is not finished; the caller holds the lease and releases it."""
+        self._lease = lease
+        self._by_id = {trial.id: trial for trial in self.trials}
+        self._needed = {need for trial in self.trials for need in trial.needs}
+        self.store.add_trials(lease, self.trials)
+        self._statuses = self.store.statuses()
+        self._size_limit: dict[str, int] = {}
+        self._queue: deque[Pack] = deque()
+        self._running: dict[str, tuple[Pack, int]] = {}
+        self._storage_error: str | None = None
+        self._next_requests = self._next_renewal = self.clock()
+        self._plan_all()
+        self.observer.started(self._wanted_statuses(), self.executor.slots)
+        self._loop()
+        return Summary(self._wanted_statuses(), self._stop, self._storage_error)
+
+    def request_stop(self) -> None:
+        """Let every worker write a checkpoint and stop, then return from `run`. Safe in a signal handler."""
+        self._stop = True
+
+    # The loop.
+
+    def _loop(self) -> None:
+        stopping_since: float | None = None
+        while True:
+            self._look_after_store()
+            if self._stop and stopping_since is None:
+                stopping_since = self.clock()
+                if self._running:
+                    self.observer.said("stopping: each worker writes a checkpoint first")
+                self.executor.request_stop()
+            if not self._stop:
+                self._dispatch()
+            if not self._running and (self._stop or not self._queue):
+                return
+            if stopping_since is not None and self.clock() - stopping_since > STOP_TIMEOUT_S:
+                self._give_up_waiting()
+                return
+            for event in self.executor.events(_POLL_S):
+                self._handle(event)
+
+    def _look_after_store(self) -> None:
+        now = self.clock()
+        if now >= self._next_renewal:
+            self.store.renew(self._lease)
+            self._next_renewal = now + LEASE_TTL_S / 4
+        if now >= self._next_requests:
+            self._next_requests = now + _REQUESTS_EVERY_S
+            if self.store.stop_requested():
+                self._stop = True
+            if self.store.retry_requested():
+                self.store.apply_retries(self._lease)
+                self._statuses = self.store.statuses()
+                self._plan_new()
+
+    def _dispatch(self) -> None:
+        while self._queue and self.executor.free:
+            pack = self._queue.popleft()
+            job = self._job(pack)
+            attempt = self.store.start_pack(self._lease, pack.id, "")
+            self.executor.start(dataclasses.replace(job, attempt=attempt))
+            self._set(pack.trial_ids, "running")
+            self._running[pack.id] = (pack, attempt)
+            self.observer.pack_started(pack, attempt)
+
+    def _job(self, pack: Pack) -> PackJob:
+        configs = {trial: self._config(trial) for trial in pack.trial_ids}
+        teachers = {c.distill.teacher: self._config(c.distill.teacher) for c in configs.values() if c.distill}
+        teaches = tuple(trial for trial in pack.trial_ids if trial in self._needed)
+        return PackJob(str(self.paths.root), pack.id, 0, pack.signature, configs, teachers, teaches)
+
+    def _config(self, trial_id: str) -> TrialConfig:
+        trial = self._by_id.get(trial_id)
+        if trial is not None:
+            return trial.config
+        return msgspec.json.decode(self.store.configs([trial_id])[trial_id], type=TrialConfig)  # of an open pack, no longer in the file
+
+    # Planning.
+
+    def _plan_all(self) -> None:
+        """Take up the packs that an earlier controller left open, as they were, then form new ones."""
+        for row in self.store.open_packs():
+            self._queue.append(Pack(row.id, tuple(row.trial_ids), row.signature))
+        self._plan_new()
+
+    def _plan_new(self) -> None:
+        """Form packs of the pending trials whose dependencies are finished and that are in no pack yet."""
+        taken = {trial for pack in self._queue for trial in pack.trial_ids}
+        ready = [t for t in self.trials if t.id not in taken and self._statuses[t.id] == "pending" and self._is_ready(t)]
+        packs = form_packs(ready, self._pack_size, self.executor.slots)
+        if packs:
+            self.store.form_packs(self._lease, packs)
+            self._queue.extend(packs)
+
+    def _is_ready(self, trial: Trial) -> bool:
+        return all(self._statuses[need] == "finished" for need in trial.needs)
+
+    def _pack_size(self, trial: Trial) -> int:
+        wanted = AUTO_PACK if self.resources.pack == "auto" else self.resources.pack
+        return min(wanted, self._size_limit.get(trial.signature, wanted))
+
+    # Events.
+
+    def _handle(self, event: Event) -> None:
+        current = self._running.get(event.pack_id)
+        if current is None or current[1] != event.attempt:
+            return  # of an attempt that was given up
+        pack, attempt = current
+        try:
+            if isinstance(event, EpochDone):
+                self.store.progress(self._lease, pack.id, attempt, event.rows)
+            elif isinstance(event, Note):
+                self.store.log_event(self._lease, "note", event.text)
+                self.observer.said(event.text)
+            elif isinstance(event, Finished):
+                self._finished(pack, attempt, event)
+            elif isinstance(event, Stopped):
+                self._interrupted(pack, attempt)
+            elif isinstance(event, Failed):
+                self._failed(pack, attempt, event)
+        except LateAttemptError:
+            del self._running[pack.id]
+            return
+        self.observer.happened(event)
+
+    def _finished(self, pack: Pack, attempt: int, event: Finished) -> None:
+        self.store.finish_pack(self._lease, pack.id, attempt, event.results)
+        del self._running[pack.id]
+        self._set(pack.trial_ids, "finished")
+        self._remove_checkpoints(pack)
+        if any(trial in self._needed for trial in pack.trial_ids):
+            self._plan_new()
+
+    def _interrupted(self, pack: Pack, attempt: int) -> None:
+        self.store.interrupt_pack(self._lease, pack.id, attempt)
+        del self._running[pack.id]
+        self._set(pack.trial_ids, "pending")
+
+    def _failed(self, pack: Pack, attempt: int, event: Failed) -> None:
+        self.store.log_event(self._lease, "failure", event.detail or event.error)
+        if event.kind == "storage":
+            self._interrupted(pack, attempt)
+            self._storage_error, self._stop = event.error, True
+            return
+        allowed = {"error": self.retry.error, "out_of_memory": self.retry.out_of_memory, "lost": self.retry.lost}[event.kind]
+        statuses = {}
+        for trial in pack.trial_ids:
+            earlier = self.store.failures_of(trial).get(event.kind, 0)
+            statuses[trial] = "pending" if earlier < allowed else "failed"
+        kind = "out_of_memory" if event.kind == "out_of_memory" else "lost" if event.kind == "lost" else "error"
+        self.store.fail_pack(self._lease, pack.id, attempt, kind=kind, error=event.error, statuses=statuses)
+        del self._running[pack.id]
+        if event.kind == "out_of_memory":
+            self._size_limit[pack.signature] = max(1, len(pack.trial_ids) // 2)
+        self._statuses = self.store.statuses()
+        if event.kind == "lost" and "failed" not in statuses.values():
+            self.store.form_packs(self._lease, [pack])  # the same pack again, from its checkpoint
+            self._queue.append(pack)
+        self._plan_new()
+
+    def _give_up_waiting(self) -> None:
+        """A worker that does not answer is left: its pack stays open, and the fence keeps late results out."""
+        for pack, attempt in list(self._running.values()):
+            self.observer.said(f"pack {pack.id} did not stop in time; it goes on from its last checkpoint next time")
+            self._interrupted(pack, attempt)
+
+    def _remove_checkpoints(self, pack: Pack) -> None:
+        shutil.rmtree(self.paths.pack(pack.id), ignore_errors=True)
+
+    def _set(self, trial_ids: Sequence[str], status: str) -> None:
+        for trial in trial_ids:
+            self._statuses[trial] = status
+
+    def _wanted_statuses(self) -> dict[str, str]:
+        return {trial.id: self._statuses[trial.id] for trial in self.trials}
+
+
+def acquire(store: Store) -> Lease:
+    """Become the run's controller.
+
+    Raises:
+        UserError: another one is at work.
+    """
+    return store.acquire(host=platform.node(), pid=os.getpid(), ttl_s=LEASE_TTL_S)
+
+
+def check_writable(paths: RunPaths) -> None:
+    """Refuse a run folder that cannot be made or written, before anything is trained.
+
+    Raises:
+        UserError: with the reason.
+    """
+    try:
+        paths.root.mkdir(parents=True, exist_ok=True)
+        probe = paths.root / ".writable"
+        probe.write_bytes(b"\0" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"the run folder {paths.root} must be writable: {error.strerror}. Choose another with --out.") from None

@@ -1,0 +1,29 @@
+"""What the controller needs of a place that trains packs."""
+
+from typing import Protocol
+
+from flaxcomp.train.job import Event, PackJob
+
+
+class Executor(Protocol):
+    """Warm workers, each training one pack at a time."""
+
+    @property
+    def slots(self) -> int:
+        """How many packs can train at once."""
+
+    @property
+    def free(self) -> int:
+        """How many more packs could be started now."""
+
+    def start(self, job: PackJob) -> str:
+        """Begin a pack on a free worker; returns the worker's name."""
+
+    def events(self, timeout_s: float) -> list[Event]:
+        """Return what happened since the last call, waiting up to `timeout_s` for the first thing."""
+
+    def request_stop(self) -> None:
+        """Ask all workers to write a checkpoint and stop; each answers with Stopped. No pack may be started after it."""
+
+    def close(self) -> None:
+        """Let the workers go."""

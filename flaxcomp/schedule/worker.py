@@ -1,0 +1,77 @@
+"""A warm worker: JAX imported, data on the device, programs compiled. Knows nothing of Ray."""
+
+import errno
+import os
+import platform
+import threading
+import traceback
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from flaxcomp.errors import UserError
+from flaxcomp.train.job import Event, Failed, PackJob
+
+if TYPE_CHECKING:
+    from flaxcomp.data.arrays import Arrays
+    from flaxcomp.train.pack import Trainer
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class Worker:
+    """Trains packs one after the other and turns errors into events."""
+
+    def __init__(self) -> None:
+        self._trainers: dict[str, Trainer] = {}
+        self._stop = threading.Event()
+
+    @property
+    def name(self) -> str:
+        return f"{platform.node()}:{os.getpid()}"
+
+    def request_stop(self) -> None:
+        """Make `run` end at the next dispatch; for good."""
+        self._stop.set()
+
+    def run(self, job: PackJob, arrays: "Arrays | None" = None) -> Iterator[Event]:
+        """Train a pack.
+
+        Args:
+            job: what to train; all its trials use one data set.
+            arrays: the data set, if the caller has it in memory already.
+
+        Yields:
+            What happens; the last event is Finished, Stopped or Failed.
+        """
+        try:
+            yield from self._trainer(job, arrays).train(job, self._stop.is_set)
+        except Exception as error:
+            self._trainers.clear()  # whatever state it left behind is not to be trusted
+            yield Failed(job.pack_id, job.attempt, kind_of(error), _one_line(error), traceback.format_exc())
+
+    def _trainer(self, job: PackJob, arrays: "Arrays | None") -> "Trainer":
+        name = next(iter(job.configs.values())).dataset.name
+        if name not in self._trainers:
+            from flaxcomp.data.arrays import load
+            from flaxcomp.train.pack import Trainer
+            from flaxcomp.train.runtime import configure
+
+            configure()
+            self._trainers[name] = Trainer(arrays or load(name))
+        return self._trainers[name]
+
+
+def kind_of(error: BaseException) -> str:
+    """Tell failures apart: out_of_memory, storage (disk full or not writable), or error (the configuration's own)."""
+    text = str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "Out of memory" in text:
+        return "out_of_memory"
+    if (isinstance(error, OSError) and error.errno in _DISK) or "No space left on device" in text or "Disk quota" in text:
+        return "storage"
+    return "error"
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    first = text[0][:500] if text else ""
+    return first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"

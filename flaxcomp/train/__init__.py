@@ -1,0 +1,1 @@
+"""The one training loop: pure functions on stacked states, many trials in one program."""

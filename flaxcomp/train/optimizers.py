@@ -1,0 +1,57 @@
+"""Optimizers and learning-rate schedules whose numbers are inputs of the compiled program, not part of it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flaxcomp.sweep.spec import Optimizer, Schedule
+
+Hyper = dict[str, jax.Array]
+
+HYPER_PARAMETERS = ("learning_rate", "weight_decay", "momentum", "beta1", "beta2", "decay", "epsilon")
+
+
+def make_optimizer(spec: Optimizer, hyper: Hyper) -> optax.GradientTransformation:
+    """Return the update rule without its learning rate: `step -rate * update` is left to the caller.
+
+    Args:
+        spec: only `name` and `nesterov` are read; they decide the program.
+        hyper: scalars by the names of HYPER_PARAMETERS, traced.
+
+    Returns:
+        L2 weight decay (added to the gradient), then Adam (Kingma and Ba 2015, algorithm 1), RMSProp (with momentum) or SGD with
+        momentum, Nesterov's form if wanted.
+    """
+    rules = {
+        "adam": lambda: optax.scale_by_adam(hyper["beta1"], hyper["beta2"], hyper["epsilon"]),
+        "rmsprop": lambda: optax.chain(
+            optax.scale_by_rms(hyper["decay"], hyper["epsilon"]), optax.trace(hyper["momentum"], nesterov=False)
+        ),
+        "sgd": lambda: optax.trace(hyper["momentum"], nesterov=spec.nesterov),
+    }
+    return optax.chain(optax.add_decayed_weights(hyper["weight_decay"]), rules[spec.name]())
+
+
+def make_rate(spec: Schedule, epochs: int, steps_per_epoch: int) -> Callable[[Any], Any]:
+    """Return the factor of the learning rate as a function of the step (0-based), float32.
+
+    constant 1; cosine final + (1 - final) (1 + cos(pi step / total)) / 2; multi_step factor^(milestones passed);
+    exponential factor^floor(epoch / every_epochs).
+    """
+    total = epochs * steps_per_epoch
+
+    def rate(step: Any) -> Any:
+        step = jnp.asarray(step, jnp.float32)
+        if spec.name == "cosine":
+            return spec.final + (1 - spec.final) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / total, 1.0)))
+        if spec.name == "multi_step":
+            marks = jnp.asarray([m * steps_per_epoch for m in spec.milestones], jnp.float32)
+            return jnp.power(jnp.float32(spec.factor), (step >= marks).sum())
+        if spec.name == "exponential":
+            return jnp.power(jnp.float32(spec.factor), jnp.floor(step / (spec.every_epochs * steps_per_epoch)))
+        return jnp.ones_like(step)
+
+    return rate

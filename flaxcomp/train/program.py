@@ -1,0 +1,272 @@
+"""The compiled program of a pack: initialise, train some steps, evaluate, for several trials at once.
+
+Everything that differs between the trials of a pack (seed, learning rate, temperature, ...) is an input; what decides the
+program (architecture, batch size, loss, ...) is read from the first trial, whose signature the others share.
+A trial's numbers depend on its own configuration alone: not on its pack, nor on how its steps are cut into dispatches.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from flaxcomp import distill
+from flaxcomp.data.arrays import Arrays, split_validation
+from flaxcomp.data.augment import augment
+from flaxcomp.models import layers, registry
+from flaxcomp.sweep.spec import TrialConfig
+from flaxcomp.train.inputs import normalise
+from flaxcomp.train.optimizers import HYPER_PARAMETERS, make_optimizer, make_rate
+
+Tree = Any  # a pytree of arrays
+State = dict[str, Tree]  # params, stats, opt, loss_sum
+
+EVALUATION_BATCH = 500
+
+# Streams of randomness of one trial; a name keeps its number for ever, or old trials could not be repeated.
+_INITIAL, _ORDER, _STEP = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices into the training images: what is trained on and what is held out, int32 [n]."""
+
+    train: jax.Array
+    validation: jax.Array
+
+
+class Program:
+    """The functions of one pack, compiled at their first call.
+
+    Args:
+        config: any trial of the pack.
+        arrays: the data set; lives on the device as uint8.
+        members: how many trials.
+        teacher: the teacher's network in eval mode as a function of normalised images, for students whose images change at
+            random; else `train` takes the teachers' logits of every training image.
+        execution: `vmap` computes a step of all trials at once, `map` trains one trial after the other inside the
+            program, whose small state then stays in the processor's cache.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        arrays: Arrays,
+        members: int,
+        teacher: Callable[[jax.Array], jax.Array] | None = None,
+        execution: Literal["vmap", "map"] | None = None,
+    ) -> None:
+        self.config, self.info, self.members = config, arrays.info, members
+        self.teacher = teacher
+        self.execution = execution or ("map" if jax.default_backend() == "cpu" else "vmap")
+        self.images = jnp.asarray(arrays.train_images)
+        self.labels = jnp.asarray(arrays.train_labels, jnp.int32)
+        self.test = (jnp.asarray(arrays.test_images), jnp.asarray(arrays.test_labels, jnp.int32))
+        spec = config.dataset
+        usable = min(len(arrays.train_images), spec.train_limit or len(arrays.train_images))
+        train, validation = split_validation(usable, spec.validation.fraction, spec.validation.seed)
+        self.split = Split(jnp.asarray(train), jnp.asarray(validation))
+        self.batch_size = min(config.train.batch_size, len(train))
+        self.steps_per_epoch = len(train) // self.batch_size
+        self._train_graph, self._eval_graph = self._graphs()
+        self._rate = make_rate(config.train.schedule, config.train.epochs, self.steps_per_epoch)
+        self._loss = distill.load(config.distill.loss) if config.distill else None
+
+    # What a pack does, from outside; every first axis is the trial.
+
+    def hyper(self, configs: Sequence[TrialConfig], teachers: Sequence[int]) -> dict[str, jax.Array]:
+        """Stack what differs between trials: {name: [members]}."""
+        columns: dict[str, list[Any]] = {name: [getattr(c.train.optimizer, name) for c in configs] for name in HYPER_PARAMETERS}
+        columns["temperature"] = [c.distill.temperature if c.distill else 1.0 for c in configs]
+        columns["hard_weight"] = [c.distill.hard_weight if c.distill else 1.0 for c in configs]
+        stacked = {name: jnp.asarray(np.asarray(values, np.float32)) for name, values in columns.items()}
+        stacked["seed"] = jnp.asarray(np.asarray([c.seed for c in configs], np.uint32))
+        stacked["teacher"] = jnp.asarray(np.asarray(teachers, np.int32))
+        return stacked
+
+    @functools.cached_property
+    def init(self) -> Callable[[dict[str, jax.Array]], State]:
+        """hyper -> state of step 0."""
+        return jax.jit(jax.vmap(self._init))
+
+    @functools.cached_property
+    def order(self) -> Callable[[dict[str, jax.Array], int], jax.Array]:
+        """(hyper, epoch) -> image indices int32 [members, steps * batch]; depends on the seed and the epoch alone."""
+        return jax.jit(self._each(self._order, 1))
+
+    @functools.cached_property
+    def train(self) -> Callable[..., State]:
+        """(state, hyper, order, teacher_logits, epoch, first, last) -> state after the steps [first, last) of the epoch.
+
+        `teacher_logits` is float32 [teachers, training images, classes] or None; the state given is used up.
+        """
+        jitted = jax.jit(self._traced(self._each(self._train, 3)), donate_argnums=0)
+        return lambda state, hyper, order, teacher_logits, epoch, first, last: jitted(
+            state, hyper, order, epoch, first, last, self.images, self.labels, teacher_logits
+        )
+
+    @functools.cached_property
+    def evaluate(self) -> Callable[[State, Literal["validation", "test"]], dict[str, np.ndarray[Any, Any]]]:
+        """(state, part) -> {"confusion": [members, true, predicted], "loss": mean cross-entropy [members]}."""
+        jitted = jax.jit(self._traced(self._each(self._evaluate, 1)))
+
+        def run(state: State, part: Literal["validation", "test"]) -> dict[str, Any]:
+            images, labels = self.test if part == "test" else (self.images, self.labels)
+            index = jnp.arange(len(labels), dtype=jnp.int32) if part == "test" else self.split.validation
+            model = {"params": state["params"], "stats": state["stats"]}
+            return jax.device_get(jitted(model, index, images, labels))
+
+        return run
+
+    @functools.cached_property
+    def keep_best(self) -> Callable[[Tree, Tree, jax.Array], Tree]:
+        """(best, candidate, better [members]) -> candidate where better, else best."""
+
+        def choose(best: Tree, candidate: Tree, better: jax.Array) -> Tree:
+            return jax.tree.map(lambda b, c: jnp.where(better.reshape(-1, *[1] * (b.ndim - 1)), c, b), best, candidate)
+
+        return jax.jit(choose)
+
+    @functools.cached_property
+    def all_logits(self) -> Callable[[Tree, Tree], jax.Array]:
+        """(params, stats) of one network -> logits of all training images, float32 [n, classes]."""
+
+        def logits(params: Tree, stats: Tree, images: jax.Array) -> jax.Array:
+            def batch(index: jax.Array) -> jax.Array:
+                return self._forward(params, stats, self._inputs(images[index]))
+
+            return _in_batches(batch, jnp.arange(len(images)))[: len(images)]
+
+        jitted = jax.jit(self._traced(logits))
+        return lambda params, stats: jitted(params, stats, self.images)
+
+    def learning_rate_factor(self, step: int) -> float:
+        """What the schedule multiplies the learning rate by at a step counted from the start."""
+        return float(self._rate(step))
+
+    def bind(self, params: Tree, stats: Tree) -> Callable[[jax.Array], jax.Array]:
+        """The network in eval mode as a function of normalised images."""
+        return lambda x: self._forward(params, stats, x)
+
+    # One trial.
+
+    def _graphs(self) -> tuple[Any, Any]:
+        network = nnx.eval_shape(lambda: self._build(jax.random.key(0)))
+        network.train()
+        train_graph = nnx.split(network, nnx.Param, ...)[0]
+        network.eval()
+        return train_graph, nnx.split(network, nnx.Param, ...)[0]
+
+    def _build(self, key: jax.Array) -> nnx.Module:
+        return registry.build(self.config.model, self.info.image_shape, self.info.num_classes, nnx.Rngs(params=key))
+
+    def _init(self, hyper: dict[str, jax.Array]) -> State:
+        key = jax.random.fold_in(jax.random.key(hyper["seed"]), _INITIAL)
+        _, params, stats = nnx.split(self._build(key), nnx.Param, ...)
+        params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+        optimizer = make_optimizer(self.config.train.optimizer, hyper)
+        return {"params": params, "stats": stats, "opt": optimizer.init(params), "loss_sum": jnp.zeros((), jnp.float32)}
+
+    def _order(self, hyper: dict[str, jax.Array], epoch: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(hyper["seed"]), _ORDER), epoch)
+        return jax.random.permutation(key, self.split.train)[: self.steps_per_epoch * self.batch_size]
+
+    def _train(self, state: State, hyper: Tree, order: jax.Array, epoch: jax.Array, first: jax.Array, last: jax.Array,
+               images: jax.Array, labels: jax.Array, teacher_logits: jax.Array | None) -> State:  # fmt: skip
+        key = jax.random.fold_in(jax.random.key(hyper["seed"]), _STEP)
+        optimizer = make_optimizer(self.config.train.optimizer, hyper)
+
+        def step(i: jax.Array, state: State) -> State:
+            index = jax.lax.dynamic_slice(order, (i * self.batch_size,), (self.batch_size,))
+            number = epoch * self.steps_per_epoch + i
+            keys = jax.random.split(jax.random.fold_in(key, number))
+            x = self._inputs(augment(images[index].astype(jnp.float32), self.config.train.augment, keys[0]))
+            target = None if self._loss is None else self._soft_target(x, index, hyper, teacher_logits)
+
+            def loss(params: Tree) -> tuple[jax.Array, Tree]:
+                logits, stats = self._apply(params, state["stats"], x, nnx.Rngs(dropout=keys[1]))
+                if self._loss is None or target is None:
+                    each = optax.softmax_cross_entropy_with_integer_labels(logits, labels[index])
+                else:
+                    each = self._loss(logits, target, labels[index], hyper["temperature"], hyper["hard_weight"])
+                return each.mean(), stats
+
+            (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(state["params"])
+            update, opt = optimizer.update(gradient, state["opt"], state["params"])
+            rate = hyper["learning_rate"] * self._rate(number)
+            params = jax.tree.map(lambda p, u: p - rate * u, state["params"], update)
+            return {"params": params, "stats": stats, "opt": opt, "loss_sum": state["loss_sum"] + value}
+
+        return jax.lax.fori_loop(first, last, step, state)
+
+    def _evaluate(self, model: State, index: jax.Array, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+        def batch(index: jax.Array) -> tuple[jax.Array, jax.Array]:
+            logits = self._forward(model["params"], model["stats"], self._inputs(images[index]))
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels[index])
+            return logits.argmax(-1), loss
+
+        n, classes = len(index), self.info.num_classes
+        predicted, loss = _in_batches(batch, index)
+        confusion = jnp.zeros((classes, classes), jnp.int32).at[labels[index], predicted[:n]].add(1)
+        return {"confusion": confusion, "loss": loss[:n].mean()}
+
+    def _soft_target(self, x: jax.Array, index: jax.Array, hyper: Tree, teacher_logits: jax.Array | None) -> jax.Array:
+        if teacher_logits is not None:
+            return teacher_logits[hyper["teacher"], index]
+        assert self.teacher is not None, "a student whose images change at random needs its teacher's network"
+        return jax.lax.stop_gradient(self.teacher(x))
+
+    def _apply(self, params: Tree, stats: Tree, x: jax.Array, rngs: nnx.Rngs) -> tuple[jax.Array, Tree]:
+        """Forward in training mode: logits float32 [n, classes] and the new batch statistics."""
+        network = nnx.merge(self._train_graph, self._cast(params), stats)
+        logits = network(self._cast(x), rngs=rngs)
+        return logits.astype(jnp.float32), nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
+
+    def _forward(self, params: Tree, stats: Tree, x: jax.Array) -> jax.Array:
+        logits: jax.Array = nnx.merge(self._eval_graph, self._cast(params), stats)(self._cast(x))
+        return logits.astype(jnp.float32)
+
+    def _inputs(self, images: jax.Array) -> jax.Array:
+        x: jax.Array = normalise(images, self.config.dataset, self.info, jnp)
+        return x
+
+    def _cast(self, tree: Tree) -> Tree:
+        if self.config.train.dtype == "float32":
+            return tree
+        return jax.tree.map(lambda a: a.astype(self.config.train.dtype), tree)
+
+    # How the trials of a pack are computed.
+
+    def _each(self, function: Callable[..., Any], own: int) -> Callable[..., Any]:
+        """Run `function` for every trial: its first `own` arguments have a trial axis, the others are common."""
+
+        def over_trials(*args: Any) -> Any:
+            trials, common = args[:own], args[own:]
+            if self.execution == "map":
+                return jax.lax.map(lambda one: function(*one, *common), trials)
+            return jax.vmap(lambda *one: function(*one, *common))(*trials)
+
+        return over_trials
+
+    def _traced(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def with_fast_forms(*args: Any) -> Any:
+            with layers.fast_forms():
+                return function(*args)
+
+        return with_fast_forms
+
+
+def _in_batches(function: Callable[[jax.Array], Any], index: jax.Array) -> Any:
+    """Apply `function` to batches of `index`, [n]; returns results [>= n, ...], the rest of the last batch being repeats."""
+    n = len(index)
+    size = min(EVALUATION_BATCH, n)
+    batches = jnp.resize(index, (-(-n // size), size))
+    results = jax.lax.map(function, batches)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)

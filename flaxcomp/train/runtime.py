@@ -1,0 +1,28 @@
+"""How JAX is set up in a process that trains."""
+
+import logging
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+def cache_folder() -> Path:
+    """Compiled programs, kept between runs; FLAXCOMP_CACHE moves it."""
+    return Path(os.environ.get("FLAXCOMP_CACHE") or platformdirs.user_cache_dir("flaxcomp")) / "xla"
+
+
+def configure() -> None:
+    """Turn on the persistent compilation cache. Call before the first computation."""
+    import jax
+
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a read-only home: programs are compiled again, nothing else changes
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    jax.config.update("jax_compilation_cache_max_size", 2 * 2**30)
+    logging.getLogger("jax").setLevel(logging.ERROR)
