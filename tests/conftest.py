@@ -1,18 +1,9 @@
 """What every test may use."""
 
 import os
+from pathlib import Path
 
-import pytest
-
-
-def require(condition: object, what: str) -> None:
-    """Skip the test when a part is missing, but never in CI: there the part has to be installed.
-
-    Args:
-        condition: true when the part is there.
-        what: what is missing and how to install it.
-    """
-    if not condition:
-        if os.environ.get("CI"):
-            pytest.fail(f"missing in CI, where nothing may be skipped: {what}")
-        pytest.skip(what)
+# Programs compiled by one test serve the others, and the next run.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")

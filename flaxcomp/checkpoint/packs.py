@@ -1,6 +1,6 @@
 """Checkpoints of a pack in training: written while training goes on, the newest two kept."""
 
-import contextlib
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -17,41 +17,54 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells every step of e
 
 
 class PackCheckpoints:
-    """The checkpoints in one folder, numbered by epoch. Use as a context manager: leaving it waits for the last write."""
+    """The checkpoints of a pack, numbered by training step. Use as a context manager: leaving it waits for the last write.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the pack; each attempt writes into a folder of its own, so that a worker which was given up but still runs
+            cannot meet its successor.
+        attempt: which one this is.
+    """
+
+    def __init__(self, folder: Path, attempt: int) -> None:
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=True, create=True)
-        self._manager = ocp.CheckpointManager(folder, options=options, item_names=("state", "meta"))
+        self._folder, self._attempt = folder, attempt
+        self._manager = ocp.CheckpointManager(folder / str(attempt), options=options, item_names=("state", "meta"))
 
-    def save(self, epoch: int, state: Flat, meta: dict[str, Any]) -> None:
+    def save(self, step: int, state: Flat, meta: dict[str, Any]) -> None:
         """Begin to write; returns when the arrays are safe from change. `meta` is JSON."""
         meta = {**meta, "checksum": checksum(state)}
         self._manager.save(
-            epoch, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)), force=True
+            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)), force=True
         )
 
-    def restore(self, on_fallback: Callable[[str], None]) -> tuple[int, Flat, dict[str, Any]] | None:
-        """Return (epoch, state, meta) of the newest checkpoint that can be read whole, or None.
+    def wait(self) -> None:
+        """Return when all that was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def restore(self, on_damage: Callable[[str], None]) -> tuple[int, Flat, dict[str, Any]] | None:
+        """Return (step, state, meta) of the newest checkpoint of any attempt that can be read whole, or None.
 
         Args:
-            on_fallback: told of every checkpoint that had to be passed over, and why.
+            on_damage: told of every checkpoint that had to be passed over, and why.
         """
-        for epoch in sorted(self._manager.all_steps(), reverse=True):
+        for step, path in self._newest_first():
             try:
-                loaded = self._manager.restore(
-                    epoch, args=ocp.args.Composite(state=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
-                )
-                state, meta = dict(loaded["state"]), dict(loaded["meta"])
+                with ocp.StandardCheckpointer() as checkpointer:
+                    state: Flat = dict(checkpointer.restore(path / "state"))
+                meta = json.loads((path / "meta" / "metadata").read_text())
                 if checksum(state) != meta["checksum"]:
                     raise ValueError("its contents do not match their checksum")
             except Exception as error:  # Orbax, tensorstore and json raise many kinds for a damaged file
-                first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-                on_fallback(f"checkpoint of epoch {epoch} is damaged ({first_line}): going back to the one before")
-                with contextlib.suppress(Exception):  # or saving this epoch again would be refused
-                    self._manager.delete(epoch)
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+                on_damage(f"checkpoint {step} is damaged ({reason}): going back to the one before")
                 continue
-            return epoch, state, meta
+            return step, state, meta
         return None
+
+    def _newest_first(self) -> list[tuple[int, Path]]:
+        found = [(int(path.name), int(path.parent.name), path) for path in self._folder.glob("*/*")
+                 if path.name.isdigit() and path.parent.name.isdigit()]  # fmt: skip
+        return [(step, path) for step, attempt, path in sorted(found, reverse=True) if attempt != self._attempt]
 
     def __enter__(self) -> Self:
         return self

@@ -40,7 +40,7 @@ class Trainer:
     def train(self, job: PackJob, should_stop: Callable[[], bool]) -> Iterator[Event]:
         """Yield what happens, the last event being Finished or Stopped; errors are raised."""
         run = _PackRun(self, job)
-        with PackCheckpoints(RunPaths.at(job.root).pack(job.pack_id)) as checkpoints:
+        with PackCheckpoints(RunPaths.at(job.root).pack(job.pack_id), job.attempt) as checkpoints:
             yield from run.restore(checkpoints)
             while run.epoch < run.epochs:
                 stopped = yield from run.train_epoch(should_stop)
@@ -67,7 +67,7 @@ class Trainer:
         table = jnp.asarray(np.stack([self._logits(job.root, t, _Hashed(job.teachers[t])) for t in ids]))
         return table, [ids.index(t) for t in wanted]
 
-    def write_teacher_logits(self, root: str, trial_id: str, config: TrialConfig, program: Program) -> np.ndarray[Any, Any]:
+    def write_teacher_logits(self, root: str, trial_id: str, program: Program) -> np.ndarray[Any, Any]:
         """Compute a network's logits of all training images and keep them beside it for its students."""
         model = load_model(RunPaths.at(root).model(trial_id))
         logits = np.asarray(program.all_logits(model["params"], model["stats"]))
@@ -79,7 +79,7 @@ class Trainer:
         shape = (len(self.arrays.train_labels), self.arrays.info.num_classes)
         if file.exists() and file.stat().st_size == 4 * shape[0] * shape[1]:
             return np.fromfile(file, np.float32).reshape(shape)
-        return self.write_teacher_logits(root, trial_id, hashed.config, Program(hashed.config, self.arrays, 1))
+        return self.write_teacher_logits(root, trial_id, Program(hashed.config, self.arrays, 1))
 
     def _make_program(self, key: "_ProgramKey") -> Program:
         job = key.job
@@ -224,7 +224,7 @@ class _PackRun:
             models[paths.best_model(trial)] = _member(self.best, i)
         save_models(models)
         for trial in self.job.teaches:
-            self.trainer.write_teacher_logits(self.job.root, trial, self.job.configs[trial], self.program)
+            self.trainer.write_teacher_logits(self.job.root, trial, self.program)
         validation = {row["trial"]: row for row in self.rows if row["epoch"] == self.epochs}
         test = self.program.evaluate(self.state, "test")
         info = self.trainer.arrays.info

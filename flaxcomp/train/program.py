@@ -100,16 +100,27 @@ class Program:
         """(hyper, epoch) -> image indices int32 [members, steps * batch]; depends on the seed and the epoch alone."""
         return jax.jit(self._each(self._order, 1))
 
-    @functools.cached_property
-    def train(self) -> Callable[..., State]:
-        """(state, hyper, order, teacher_logits, epoch, first, last) -> state after the steps [first, last) of the epoch.
+    def train(
+        self, state: State, hyper: dict[str, jax.Array], order: jax.Array, teacher_logits: jax.Array | None,
+        epoch: int, first: int, last: int,
+    ) -> State:  # fmt: skip
+        """Return the state after the steps [first, last) of the epoch; the state given is used up.
 
-        `teacher_logits` is float32 [teachers, training images, classes] or None; the state given is used up.
+        Args:
+            order: of the epoch, from `order`.
+            teacher_logits: float32 [teachers, training images, classes], or None.
         """
-        jitted = jax.jit(self._traced(self._each(self._train, 3)), donate_argnums=0)
-        return lambda state, hyper, order, teacher_logits, epoch, first, last: jitted(
-            state, hyper, order, epoch, first, last, self.images, self.labels, teacher_logits
-        )
+        trained: State = self._jitted_train(state, hyper, order, epoch, first, last, self.images, self.labels, teacher_logits)
+        return trained
+
+    def compilations(self) -> int:
+        """How often the training step was compiled."""
+        count: int = self._jitted_train._cache_size()
+        return count
+
+    @functools.cached_property
+    def _jitted_train(self) -> Any:
+        return jax.jit(self._traced(self._each(self._train, 3)), donate_argnums=0)
 
     @functools.cached_property
     def evaluate(self) -> Callable[[State, Literal["validation", "test"]], dict[str, np.ndarray[Any, Any]]]:

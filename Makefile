@@ -1,0 +1,45 @@
+# Each target makes .venv and installs what is missing; a machine needs Python 3.11 or later with pip, make and git.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo test test-fast lint format bench constraints wheel clean
+
+demo: $(INSTALLED)  ## the main job on real images, in a few minutes: train, distill, quantize, measure, report
+	$(BIN)/flaxcomp run sweeps/quickstart.yaml --out runs/quickstart
+
+test: $(INSTALLED)  ## every test but the long benchmarks and those for a GPU
+	$(PYTEST) -m "not gpu"
+
+test-fast: $(INSTALLED)  ## the unit tests
+	$(PYTEST) -m "not gpu and not integration and not e2e and not device and not slow"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)  ## trials an hour beside Ray Tune, in the same run
+	$(BIN)/python -m benchmarks.throughput
+
+constraints: $(INSTALLED)  ## pin anew what pyproject.toml admits
+	$(BIN)/uv pip compile --upgrade --quiet --no-emit-index-url --no-header --no-annotate --all-extras \
+		--python-version 3.11 pyproject.toml -o constraints.txt
+
+wheel: $(INSTALLED)
+	$(BIN)/uv build --quiet --wheel --out-dir dist
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache

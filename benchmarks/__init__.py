@@ -1,0 +1,1 @@
+"""Benchmarks: each prints its ratio with its spread and writes JSON under results/."""

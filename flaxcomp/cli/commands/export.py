@@ -1,0 +1,141 @@
+"""`flaxcomp export`: trained networks become checked TFLite and ONNX files."""
+
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flaxcomp.errors import UserError
+
+if TYPE_CHECKING:
+    from flaxcomp.store.frame import Row
+    from flaxcomp.store.paths import RunPaths
+    from flaxcomp.store.records import Store
+    from flaxcomp.sweep.spec import Export
+
+PRECISIONS = ("float32", "float16", "dynamic", "int8")
+_LEASE_S = 300.0  # checking one file on a slow machine takes less
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--select", "rule", metavar="RULE", help="front | all | best:N. Default: what the sweep's `export` says, else front."
+)
+@click.option("--trial", "trials", multiple=True, metavar="ID", help="This trial, whatever the rule; may be given again.")
+@click.option(
+    "--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="Only this one; may be given again."
+)
+@click.option("--no-onnx", is_flag=True, help="TFLite files only.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Copy the files there too, as TRIAL.PRECISION.FORMAT."
+)
+def command(
+    run: Path, rule: str | None, trials: tuple[str, ...], precisions: tuple[str, ...], no_onnx: bool, out: Path | None
+) -> None:
+    """Export finished trials of RUN to TFLite and ONNX.
+
+    Each file is checked against the Flax network on the whole test set. What is recorded already is not made again.
+    """
+    from flaxcomp.store.paths import RunPaths
+    from flaxcomp.store.records import Store
+
+    paths = RunPaths.at(run)
+    with Store.open(paths) as store:
+        spec = _spec(store, rule, precisions, no_onnx)
+        chosen = list(trials) or _selected(store, spec.select)
+        lease = store.acquire(host=socket.gethostname(), pid=os.getpid(), ttl_s=_LEASE_S)
+        try:
+            _export(store, lease, paths, chosen, spec)
+        finally:
+            store.release(lease)
+        rows = [row for row in store.frame().artifacts if row["trial"] in chosen and _wanted(row, spec)]
+    _print_table(rows)
+    if out is not None:
+        _copy(paths, rows, out)
+
+
+def _wanted(row: "Row", spec: "Export") -> bool:
+    return row["precision"] in spec.precisions and (spec.onnx or row["format"] != "onnx")
+
+
+def _spec(store: "Store", rule: str | None, precisions: Sequence[str], no_onnx: bool) -> "Export":
+    import msgspec
+
+    from flaxcomp.sweep.spec import Export
+
+    given: dict[str, Any] = {}
+    if rule is not None:
+        given["select"] = rule
+    if precisions:
+        given["precisions"] = tuple(precisions)
+    if no_onnx:
+        given["onnx"] = False
+    return msgspec.structs.replace(store.sweep().export or Export(), **given)
+
+
+def _selected(store: "Store", rule: str) -> list[str]:
+    from flaxcomp.report.winners import not_yet_known, select
+
+    frame = store.frame()
+    chosen = select(frame, rule)
+    if not chosen:
+        raise UserError(f"no finished trial satisfies the rule {rule!r}: see `flaxcomp status`, or select all")
+    if rule != "all" and (later := not_yet_known(frame)):
+        click.echo(f"Selected without {', '.join(later)}: not known before export.", err=True)
+    return chosen
+
+
+def _export(store: "Store", lease: Any, paths: "RunPaths", trial_ids: Sequence[str], spec: "Export") -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("Exporting"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("starting TensorFlow", total=None)
+
+        def show(done: int, total: int, row: "Row | None") -> None:
+            text = "" if row is None else f"{row['trial']} {row['precision']} {row['format']}"
+            progress.update(task, completed=done, total=total, description=text)
+
+        from flaxcomp.export.run import export_run
+
+        export_run(store, lease, paths, trial_ids, spec, show)
+
+
+def _print_table(rows: Sequence["Row"]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("trial", "precision", "format", "size", "accuracy", "drop", "agreement", "max error", "remark")
+    for column in table.columns[3:8]:
+        column.justify = "right"
+    for row in rows:
+        remark = Text(f"flagged: {row['reason']}", "red") if row["flagged"] else Text(row["note"] or "")
+        figures = [""] * 5
+        if row["artifact"] is not None:
+            shares = [f"{row['accuracy']:.4f}", f"{row['accuracy_drop']:+.4f}", f"{row['agreement']:.4f}"]
+            figures = [f"{row['size_bytes']:,}", *shares, f"{row['max_abs_error']:.2g}"]
+        table.add_row(row["trial"], row["precision"], row["format"], *figures, remark)
+    Console().print(table)
+    flagged = sum(bool(row["flagged"]) for row in rows)
+    click.echo(f"{len(rows)} file{'' if len(rows) == 1 else 's'}, {flagged} flagged.")
+
+
+def _copy(paths: "RunPaths", rows: Sequence["Row"], out: Path) -> None:
+    from flaxcomp.durable import write_bytes
+
+    for row in rows:
+        if row["artifact"] is not None:
+            content = paths.artifact(row["artifact"], row["format"]).read_bytes()
+            write_bytes(out / f"{row['trial']}.{row['precision']}.{row['format']}", content)

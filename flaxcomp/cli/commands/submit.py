@@ -1,0 +1,51 @@
+"""`flaxcomp submit`: hand a sweep to a running cluster and come back at once."""
+
+from pathlib import Path
+
+import click
+
+from flaxcomp.errors import MissingPackageError
+
+
+@click.command()
+@click.argument("sweep", type=click.Path(path_type=Path))
+@click.option("--to", "target_file", type=click.Path(path_type=Path), required=True, help="A launch file, such as launch/ray.yaml.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="The run folder.  [default: the launch file's runs/NAME]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE[,VALUE...]", help="Change the sweep; may be given again.")
+@click.option("--yes", is_flag=True, help="Expand a grid of any size.")
+def command(sweep: Path, target_file: Path, out: Path | None, overrides: tuple[str, ...], yes: bool) -> None:
+    """Hand SWEEP to a running Ray cluster through its Jobs API.
+
+    The sweep is checked here first. Training runs on the cluster; `flaxcomp status` and `results` follow it in the run folder,
+    which the cluster and this machine must share. Export, bench and report are commands of their own afterwards.
+    """
+    import msgspec
+
+    from flaxcomp.cli.catalog import RoomCatalog
+    from flaxcomp.store.paths import RunPaths
+    from flaxcomp.store.records import Store
+    from flaxcomp.sweep.expand import check_size, expand
+    from flaxcomp.sweep.load import load_sweep
+
+    loaded = load_sweep(sweep, overrides)
+    if not yes:
+        check_size(loaded)
+    trials = list(expand(loaded, RoomCatalog()))
+    try:
+        from flaxcomp.schedule.controller import acquire, check_writable
+        from flaxcomp.schedule.submit import read_target, submit
+
+        target = read_target(target_file)
+        paths = RunPaths.at(out or Path(target.runs) / loaded.sweep.name)
+        check_writable(paths)
+        sweep_json = msgspec.json.encode(loaded.sweep)
+        with Store.create(paths, name=loaded.sweep.name, sweep_text=loaded.text, sweep_json=sweep_json, url=target.store) as store:
+            lease = acquire(store)
+            try:
+                store.add_trials(lease, trials)  # so that `status` knows them before the cluster has begun
+            finally:
+                store.release(lease)
+        job = submit(target, loaded.text, paths.root, overrides)
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(f"submit needs the package {error.name}: pip install 'flaxcomp[full]'") from None
+    click.echo(f"{len(trials)} trials handed to {target.jobs} as job {job}\nFollow them: flaxcomp status {paths.root}")

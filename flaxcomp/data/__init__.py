@@ -1,0 +1,1 @@
+"""Data sets: a catalog, verified sources, and decoded arrays that load without TensorFlow."""

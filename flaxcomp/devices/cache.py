@@ -1,0 +1,38 @@
+"""What the programs that measure on this machine share: a cache folder, and the locks in it."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def cache_folder(given: str | Path | None = None) -> Path:
+    """Return where provisioned boards and locks lie: `given`, else $FLAXCOMP_CACHE, else the user's cache folder."""
+    if given or (given := os.environ.get("FLAXCOMP_CACHE")):
+        return Path(given).expanduser().absolute()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("flaxcomp")
+
+
+@contextmanager
+def locked(file: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
+    """Hold `file` for this process alone; wait while another holds it, after one call of on_wait(who holds it).
+
+    The lock belongs to the open file, so it ends with the process, however that ends.
+    """
+    import fcntl
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            on_wait(handle.read().strip() or "another process")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        handle.seek(0)
+        handle.truncate()
+        handle.write(f"process {os.getpid()}\n")
+        handle.flush()
+        yield

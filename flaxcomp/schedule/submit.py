@@ -1,0 +1,71 @@
+"""Hand a sweep to a running Ray cluster through its Jobs API."""
+
+import shlex
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from flaxcomp.errors import UserError
+
+
+class RayTarget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A launch file, such as launch/ray.yaml."""
+
+    jobs: str  # http(s)://host:port of the cluster's dashboard
+    runs: str = "runs"
+    store: str | None = None
+    runtime_env: dict[str, Any] = {}
+    entrypoint_cpus: Annotated[float, Meta(ge=0)] = 0
+
+
+def read_target(file: Path) -> RayTarget:
+    """Read a launch file.
+
+    Raises:
+        UserError: it cannot be read, or says something else than a target.
+    """
+    try:
+        content = yaml.safe_load(file.read_text())
+        return msgspec.convert(content, RayTarget)
+    except OSError as error:
+        raise UserError(f"the launch file {file} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        known = ", ".join(RayTarget.__struct_fields__)
+        raise UserError(f"{file} must be a mapping with the keys {known}: {error}") from None
+
+
+def submit(target: RayTarget, sweep_text: str, run_folder: Path, overrides: tuple[str, ...]) -> str:
+    """Start `flaxcomp run` as a job of the cluster and return the job's id at once.
+
+    Args:
+        target: where.
+        sweep_text: the sweep file, which travels with the job.
+        run_folder: absolute; seen by the cluster under the same path.
+        overrides: as for `--set`.
+
+    Raises:
+        UserError: the cluster does not answer or refuses.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    command = ["python", "-m", "flaxcomp.cli.main", "run", "sweep.yaml", "--out", str(run_folder), "--address", "auto", "--train-only"]
+    for override in overrides:
+        command += ["--set", override]
+    if target.store:
+        command += ["--store", target.store]
+    with tempfile.TemporaryDirectory(prefix="flaxcomp-submit-") as folder:
+        (Path(folder) / "sweep.yaml").write_text(sweep_text)
+        try:
+            client = JobSubmissionClient(target.jobs)
+            job: str = client.submit_job(
+                entrypoint=shlex.join(command), runtime_env={**target.runtime_env, "working_dir": folder},
+                entrypoint_num_cpus=target.entrypoint_cpus or None, metadata={"flaxcomp_run": str(run_folder)},
+            )  # fmt: skip
+        except (ConnectionError, RuntimeError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise UserError(f"the Ray cluster at {target.jobs} did not take the job: {first}") from None
+    return job

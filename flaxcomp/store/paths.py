@@ -1,0 +1,68 @@
+"""The one owner of paths: nobody else joins strings into a place inside a run folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Where the parts of one run lie. All paths are absolute."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, folder: str | Path) -> "RunPaths":
+        return cls(Path(folder).expanduser().absolute())
+
+    @property
+    def run_file(self) -> Path:
+        """`{"run_id", "name", "store_url", "created"}`; store_url is null for the SQLite file below."""
+        return self.root / "run.json"
+
+    @property
+    def sweep_file(self) -> Path:
+        """The sweep as it was submitted, byte for byte."""
+        return self.root / "sweep.yaml"
+
+    @property
+    def environment_file(self) -> Path:
+        return self.root / "environment.json"
+
+    @property
+    def sqlite_file(self) -> Path:
+        return self.root / "store.sqlite"
+
+    @property
+    def log_file(self) -> Path:
+        return self.root / "controller.log"
+
+    def pack(self, pack_id: str) -> Path:
+        """Checkpoints of a pack in training; removed once its trials are finished."""
+        return self.root / "packs" / pack_id
+
+    def trial(self, trial_id: str) -> Path:
+        return self.root / "trials" / trial_id
+
+    def model(self, trial_id: str) -> Path:
+        """The trained parameters and batch statistics of a finished trial (Orbax)."""
+        return self.trial(trial_id) / "model"
+
+    def best_model(self, trial_id: str) -> Path:
+        """The network of the epoch with the best validation accuracy."""
+        return self.trial(trial_id) / "best"
+
+    def teacher_logits(self, trial_id: str) -> Path:
+        """A teacher's logits of all training images, float32 [images, classes], for its students."""
+        return self.trial(trial_id) / "train_logits.f32"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    def artifact(self, sha256: str, suffix: str) -> Path:
+        """A file named by its content; suffix is `tflite` or `onnx`."""
+        return self.artifacts / f"{sha256}.{suffix}"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"

@@ -1,0 +1,100 @@
+"""The statements behind trials and what they need of each other."""
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from flaxcomp.store.frame import Row
+from flaxcomp.store.rows import to_json
+from flaxcomp.store.schema import failures, needs, trials
+from flaxcomp.store.statements import BATCH, Statements, batches, mine
+
+if TYPE_CHECKING:
+    from flaxcomp.sweep.trial import Trial
+
+FAILED = sa.select(trials.c.trial_id).where(mine(trials), trials.c.status == "failed")
+COUNT_PENDING = sa.select(sa.func.count()).select_from(trials).where(mine(trials), trials.c.status == "pending")
+BLOCK = (
+    trials.update()
+    .where(mine(trials), trials.c.trial_id == sa.bindparam("of_trial"), trials.c.status == "pending")
+    .values(status="blocked")
+)
+LAST_SEQ = sa.select(sa.func.max(trials.c.seq)).where(mine(trials))
+
+
+class TrialStatements(Statements):
+    """Trials are added, reset and blocked."""
+
+    def add_trials(self, new: Iterable["Trial"]) -> int:
+        last = self._execute(LAST_SEQ).scalar()
+        first = seq = 0 if last is None else last + 1
+        stream = iter(new)
+        while batch := {trial.id: trial for trial in islice(stream, BATCH)}:
+            known = self._execute(
+                sa.select(trials.c.trial_id, trials.c.role).where(mine(trials), trials.c.trial_id.in_(list(batch)))
+            ).all()
+            promoted = [row.trial_id for row in known if row.role != "trial" and batch[row.trial_id].role == "trial"]
+            if promoted:
+                self._execute(trials.update().where(mine(trials), trials.c.trial_id.in_(promoted)).values(role="trial"))
+            known_ids = {row.trial_id for row in known}
+            fresh = [trial for id_, trial in batch.items() if id_ not in known_ids]
+            self._insert(trials, [_record(trial, seq + place) for place, trial in enumerate(fresh)])
+            self._insert(needs, [{"trial_id": trial.id, "needs_id": need} for trial in fresh for need in trial.needs])
+            seq += len(fresh)
+        self._block(self._failed())
+        return seq - first
+
+    def set_model_facts(self, trial_id: str, params: int, trainable_params: int, macs: int | None) -> None:
+        self._execute(
+            trials.update()
+            .where(mine(trials), trials.c.trial_id == trial_id)
+            .values(params=params, trainable_params=trainable_params, macs=macs)
+        )
+
+    def reset_failed(self, trial_ids: Iterable[str] | None) -> int:
+        """Failed trials (of `trial_ids` and their ancestors) become pending, and so does what only they had blocked."""
+        failed = reset = self._failed()
+        if trial_ids is not None:
+            wanted = set(trial_ids)
+            reset = failed & (wanted | self._closure(needs.c.trial_id, needs.c.needs_id, wanted))
+        before = self._execute(COUNT_PENDING).scalar_one()
+        for batch in batches(reset):
+            self._execute(failures.update().where(mine(failures), failures.c.trial_id.in_(batch)).values(counted=False))
+            self._execute(trials.update().where(mine(trials), trials.c.trial_id.in_(batch)).values(status="pending"))
+        self._execute(trials.update().where(mine(trials), trials.c.status == "blocked").values(status="pending"))
+        self._block(failed - reset)
+        return int(self._execute(COUNT_PENDING).scalar_one() - before)
+
+    def _failed(self) -> set[str]:
+        return set(self._execute(FAILED).scalars())
+
+    def _block(self, failed: Iterable[str]) -> None:
+        """Pending trials that need one of `failed`, however indirectly, become blocked."""
+        for trial_id in self._closure(needs.c.needs_id, needs.c.trial_id, failed):
+            self._execute(BLOCK, of_trial=trial_id)
+
+    def _closure(self, given: sa.Column[str], wanted: sa.Column[str], ids: Iterable[str]) -> set[str]:
+        """All trials reached from `ids` by steps from column `given` of `needs` to column `wanted`."""
+        reached: set[str] = set()
+        edge = set(ids)
+        while edge:
+            found: set[str] = set()
+            for batch in batches(edge):
+                found.update(self._execute(sa.select(wanted).where(mine(needs), given.in_(batch))).scalars())
+            edge = found - reached
+            reached |= found
+        return reached
+
+
+def _record(trial: "Trial", seq: int) -> Row:
+    return {
+        "trial_id": trial.id,
+        "seq": seq,
+        "role": trial.role,
+        "status": "pending",
+        "signature": trial.signature,
+        "config": to_json(trial.config),
+        "attempts": 0,
+    }

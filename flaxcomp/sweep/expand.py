@@ -1,0 +1,178 @@
+"""From a checked sweep to its trials, as a stream."""
+
+import math
+import operator
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from flaxcomp.sweep.document import Node, Place
+from flaxcomp.sweep.expressions import ExpressionError, Row
+from flaxcomp.sweep.load import LoadedSweep
+from flaxcomp.sweep.parameters import Choices, Key, read_blocks
+from flaxcomp.sweep.resolve import ABSENT, MEMO_LIMIT, Part, Parts, Resolver
+from flaxcomp.sweep.spec import Sweep
+from flaxcomp.sweep.trial import Catalog, Trial
+
+__all__ = ["MAX_POINTS", "Catalog", "Tally", "Trial", "check_size", "count_points", "expand"]
+
+MAX_POINTS = 100_000  # more are refused unless the user says so
+
+Point = tuple[Key, ...]
+Section = Callable[[Point], Part]
+
+
+@dataclass
+class Tally:
+    """What became of the points of a sweep that are no trial of their own."""
+
+    excluded: int = 0
+    repeated: int = 0  # equal to an earlier trial
+
+
+def count_points(sweep: Sweep) -> int:
+    """How many points a sweep has, before `exclude` and before equal ones are made one; by arithmetic, without making them."""
+    if sweep.trials is not None:
+        return sweep.trials
+    blocks = read_blocks(Node(sweep.parameters, Place(sweep.name)), method=sweep.method)
+    sources = [[parameter.source for parameter in block] for block in blocks]
+    return sum(math.prod(source.count for source in block if isinstance(source, Choices)) for block in sources)
+
+
+def check_size(loaded: LoadedSweep, limit: int = MAX_POINTS) -> None:
+    """Refuse a sweep of more than `limit` points.
+
+    Raises:
+        SweepFileError: with the number of points.
+    """
+    points = count_points(loaded.sweep)
+    if points > limit:
+        key = "parameters" if loaded.sweep.trials is None else "trials"
+        raise loaded.error(f"the sweep has {points:,} points, more than {limit:,}; if that is meant, say --yes", (key,))
+
+
+def expand(loaded: LoadedSweep, catalog: Catalog, tally: Tally | None = None) -> Iterator[Trial]:
+    """Yield the trials of a sweep and what they need, each once, dependencies before what needs them.
+
+    Trials without a teacher come first, then those with one, then those whose teacher has one. So a teacher that is a
+    trial of the sweep itself has been yielded as that when a student asks for it. Otherwise the order is the file's, the last
+    parameter varying fastest. Memory is bounded by the ids.
+
+    Args:
+        loaded: the checked sweep file.
+        catalog: knows data sets and models.
+        tally: counts excluded and repeated points here.
+
+    Raises:
+        SweepFileError: a section is wrong as a whole, the catalog refuses a data set or a model, an exclusion cannot be
+            evaluated, or all points are excluded. It may come after some trials.
+    """
+    tally = Tally() if tally is None else tally
+    resolver = Resolver(loaded, catalog)
+    grids = [_Grid(loaded, index, resolver) for index in range(len(loaded.blocks))]
+    seen: set[str] = set()
+    depth = deepest = 0
+    while depth <= deepest:
+        for grid in grids:
+            for point in grid.points():
+                distill = grid.distill(point)
+                if len(distill.chain) != depth:
+                    deepest = max(deepest, len(distill.chain))
+                    continue
+                parts = Parts(grid.dataset(point), distill, grid.model(point), grid.seed(point), grid.train(point))
+                if loaded.exclude and _is_excluded(loaded, parts):
+                    tally.excluded += 1
+                    continue
+                trial_id = parts.id()
+                if trial_id in seen:
+                    tally.repeated += 1
+                    continue
+                for ancestor in distill.chain:
+                    if ancestor.id not in seen:
+                        seen.add(ancestor.id)
+                        yield ancestor
+                seen.add(trial_id)
+                yield parts.trial(trial_id, "trial")
+        depth += 1
+    if not seen:
+        raise loaded.error(f"`exclude` leaves none of the {tally.excluded} points", ("exclude",))
+
+
+class _Grid:
+    """The points of one block, and the sections that belong to a point."""
+
+    def __init__(self, loaded: LoadedSweep, index: int, resolver: Resolver) -> None:
+        self._sweep, self._index = loaded.sweep, index
+        self._block, self._blocks = loaded.blocks[index], len(loaded.blocks)
+        self._base = Node(loaded.sweep.base, loaded.document.place.at(("base",)))
+        self.dataset = self._section("dataset", lambda node, _: resolver.dataset(node))
+        self.model = self._section("model", lambda node, _: resolver.model(node))
+        self.train = self._section("train", lambda node, _: resolver.train(node))
+        self.seed = self._section("seed", lambda node, _: resolver.seed(node))
+        self.distill = self._section("distill", lambda node, point: resolver.distill(node, self.dataset(point)), ("dataset",))
+
+    def points(self) -> Iterator[Point]:
+        if self._sweep.method == "random":
+            return self._draws()
+        return _product([parameter.source.count for parameter in self._block if isinstance(parameter.source, Choices)])
+
+    def _draws(self) -> Iterator[Point]:
+        """Every block's share of the draws, in turn. More trials, or values for another parameter, change no earlier draw."""
+        seed = self._sweep.sampling_seed
+        streams = [random.Random(f"{seed} {self._index} {'.'.join(parameter.path)}") for parameter in self._block]
+        for _ in range(self._index, self._sweep.trials or 0, self._blocks):
+            yield tuple(parameter.source.draw(stream.random()) for parameter, stream in zip(self._block, streams, strict=True))
+
+    def _section(self, name: str, resolve: Callable[[Node, Point], Part], also: tuple[str, ...] = ()) -> Section:
+        own = [index for index, parameter in enumerate(self._block) if parameter.path[0] == name]
+        own.sort(key=lambda index: len(self._block[index].path))  # what sets a whole comes before what sets a part of it
+        keys = [index for index, parameter in enumerate(self._block) if parameter.path[0] in (name, *also)]
+        key_of: Callable[[Point], Any] = operator.itemgetter(*keys) if keys else lambda _: None
+        memo: dict[Any, Part] = {}
+
+        def section(point: Point) -> Part:
+            key = key_of(point)
+            part = memo.get(key)
+            if part is None:
+                if len(memo) >= MEMO_LIMIT:
+                    memo.clear()
+                part = memo[key] = resolve(self._node(name, own, point), point)
+            return part
+
+        return section
+
+    def _node(self, name: str, own: list[int], point: Point) -> Node:
+        """The section of the base with the point's values in it."""
+        node = Node(self._base.value.get(name, ABSENT[name]), self._base.place.at((name,)))
+        nulls: list[tuple[str, ...]] = []
+        for index in own:
+            parameter, key = self._block[index], point[index]
+            path, value = parameter.path, parameter.source.value(key)
+            if any(path[: len(null)] == null for null in nulls):
+                continue
+            if value is None:
+                nulls.append(path)
+            node = node.with_part(path[1:], Node(value, parameter.place_of(key)))
+        return node
+
+
+def _product(counts: list[int]) -> Iterator[Point]:
+    """As `itertools.product` over ranges, which would make a tuple of each range first."""
+    if not counts:
+        yield ()
+        return
+    for point in _product(counts[:-1]):
+        for last in range(counts[-1]):
+            yield (*point, last)
+
+
+def _is_excluded(loaded: LoadedSweep, parts: Parts) -> bool:
+    row: Row = {name: value for part in parts for name, value in part.columns.items()}
+    for index, expression in enumerate(loaded.exclude):
+        try:
+            if expression(row):
+                return True
+        except ExpressionError as error:
+            raise loaded.error(f"exclude[{index}]: {error}", ("exclude", index)) from None
+    return False

@@ -1,0 +1,133 @@
+"""Canonical form, ids and compile signatures of trials.
+
+The canonical form is JSON with sorted keys in which every value equal to its default is left out, so that writing a default
+out keeps a trial's id, and so does a new option in a later release.
+"""
+
+import functools
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from flaxcomp.sweep.spec import Distill, Optimizer, Train, TrialConfig
+
+RECIPE_VERSION = 1  # raised when the same configuration no longer trains to the same result
+SECTIONS = ("dataset", "distill", "model", "seed", "train")  # of a configuration, sorted
+
+# A compiled program takes these as inputs, so trials that differ in them alone can train in one pack.
+OPTIMIZER_INPUTS = ("learning_rate", "weight_decay", "momentum", "beta1", "beta2", "decay", "epsilon")
+DISTILL_INPUTS = ("temperature", "hard_weight")  # hard_weight is `lambda` in the file
+
+_ID_LENGTH = 16
+_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(TrialConfig)}
+_OPTIMIZER_DEFAULTS = {name: getattr(Optimizer(), name) for name in OPTIMIZER_INPUTS}
+_DISTILL_DEFAULTS = {name: getattr(Distill(teacher=""), name) for name in DISTILL_INPUTS}
+
+
+def canonical(config: TrialConfig) -> bytes:
+    """The canonical form of a configuration; `msgspec.json.decode(_, type=TrialConfig)` reads it back.
+
+    1 and 1.0 are one value where the field is a float, also in structs made without validation.
+    """
+    config = msgspec.convert(plain(config), TrialConfig)
+    return join(fragment(name, getattr(config, name)) for name in SECTIONS)
+
+
+def trial_id(config: TrialConfig, fingerprint: str) -> str:
+    """The id of a trial: 16 hexadecimal digits over its canonical form, the data's fingerprint and `RECIPE_VERSION`."""
+    return id_of(canonical(config), fingerprint)
+
+
+def signature(config: TrialConfig) -> str:
+    """The compile signature: equal for trials that one compiled program can train.
+
+    Left out are the seed, the optimizer's and the distillation's numbers, and the teacher when nothing is augmented at random,
+    for then its logits over the training set are an input as well.
+    """
+    config = msgspec.convert(plain(config), TrialConfig)
+    augmented = config.train.augment.is_random
+    return signature_of(join(signature_fragment(name, getattr(config, name), augmented=augmented) for name in SECTIONS))
+
+
+def flatten(config_json: dict[str, Any]) -> dict[str, Any]:
+    """Dotted columns with scalars: lists become their JSON text, nulls and empty mappings are left out.
+
+    >>> flatten({"model": {"name": "wide", "widths": [16, 32]}, "distill": None})
+    {'model.name': 'wide', 'model.widths': '[16,32]'}
+    """
+    columns: dict[str, Any] = {}
+    for key, value in config_json.items():
+        if isinstance(value, dict):
+            columns.update({f"{key}.{inner}": item for inner, item in flatten(value).items()})
+        elif isinstance(value, list | tuple):
+            columns[key] = msgspec.json.encode(value).decode()
+        elif value is not None:
+            columns[key] = value
+    return columns
+
+
+def plain(value: Any, *, defaults: bool = True) -> Any:
+    """A struct as mappings with the file's keys; with `defaults=False` without what equals its default.
+
+    (msgspec's own `omit_defaults` compares most values by identity, so it leaves out 0.9 or not by chance.)
+    """
+    if not isinstance(value, msgspec.Struct):
+        return value
+    items = ((key, getattr(value, name), default) for name, key, default in _fields(type(value)))
+    return {key: plain(item, defaults=defaults) for key, item, default in items if defaults or item != default}
+
+
+def fragment(section: str, value: Any) -> bytes:
+    """One section's share of a canonical form, empty when it is the default."""
+    if value == _DEFAULTS[section]:
+        return b""
+    return b'"%b":%b' % (section.encode(), msgspec.json.encode(plain(value, defaults=False), order="sorted"))
+
+
+def signature_fragment(section: str, value: Any, *, augmented: bool) -> bytes:
+    """One section's share of a signature: the numbers that a program takes as inputs are at their defaults.
+
+    Args:
+        section: one of `SECTIONS`.
+        value: that section of a resolved configuration.
+        augmented: whether images are augmented at random, which makes the teacher a part of the program.
+    """
+    if section == "seed":
+        return b""
+    if isinstance(value, Train):
+        return _kept_fragment(section, replace(value, optimizer=replace(value.optimizer, **_OPTIMIZER_DEFAULTS)))
+    if isinstance(value, Distill):
+        return _kept_fragment(section, replace(value, **_DISTILL_DEFAULTS, teacher=value.teacher if augmented else ""))
+    return fragment(section, value)
+
+
+@functools.lru_cache(maxsize=1024)
+def _kept_fragment(section: str, value: Any) -> bytes:
+    """Many trials differ in what a program takes as inputs only, so this is asked for the same few values."""
+    return fragment(section, value)
+
+
+def join(fragments: Iterable[bytes]) -> bytes:
+    """A canonical form of fragments in the order of `SECTIONS`."""
+    return b"{%b}" % b",".join(filter(None, fragments))
+
+
+def id_of(form: bytes, fingerprint: str) -> str:
+    return hashlib.sha256(b"trial %d %b %b" % (RECIPE_VERSION, fingerprint.encode(), form)).hexdigest()[:_ID_LENGTH]
+
+
+def signature_of(form: bytes) -> str:
+    return hashlib.sha256(b"signature %d %b" % (RECIPE_VERSION, form)).hexdigest()[:_ID_LENGTH]
+
+
+def pack_id(signature: str, trial_ids: tuple[str, ...]) -> str:
+    return hashlib.sha256(f"pack {signature} {' '.join(trial_ids)}".encode()).hexdigest()[:_ID_LENGTH]
+
+
+@functools.cache
+def _fields(struct: type[msgspec.Struct]) -> tuple[tuple[str, str, Any], ...]:
+    """Name, key in the file and default of each field."""
+    return tuple((field.name, field.encode_name, field.default) for field in msgspec.structs.fields(struct))

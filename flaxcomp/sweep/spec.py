@@ -1,0 +1,192 @@
+"""What a sweep file and a trial may say, as frozen structs: checked once, when they are read.
+
+Field names are the keys of the file. Defaults are left out of a trial's canonical form, so that a new option does not
+change the id of old trials.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+MAX_INT = 2**31 - 1  # what every backend counts with
+
+PositiveInt = Annotated[int, Meta(ge=1, le=MAX_INT)]
+NonNegativeInt = Annotated[int, Meta(ge=0, le=MAX_INT)]
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, lt=1)]
+Precision = Literal["float32", "float16", "dynamic", "int8"]
+Unit = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of every part of a sweep file."""
+
+
+class Validation(Spec, frozen=True):
+    """The held-out part of the training images; it chooses, the test set only reports."""
+
+    fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.1  # share of the training images
+    seed: NonNegativeInt = 0  # of the split; not the trial's seed, so that all trials hold out the same images
+
+
+class Dataset(Spec, frozen=True):
+    name: str
+    validation: Validation = Validation()
+    train_limit: PositiveInt | None = None  # use the first n training images only, before the split
+    normalize: Literal["unit", "channel", "image"] = "unit"  # x/255; per channel; zero mean and unit norm per image
+
+
+class Optimizer(Spec, frozen=True):
+    name: Literal["adam", "rmsprop", "sgd"] = "adam"
+    learning_rate: Positive = 1e-3
+    weight_decay: NonNegative = 0.0  # L2: added to the gradient before the optimizer's own update
+    momentum: Fraction = 0.0  # sgd, rmsprop
+    nesterov: bool = False  # sgd
+    beta1: Fraction = 0.9  # adam
+    beta2: Fraction = 0.999  # adam
+    decay: Fraction = 0.9  # rmsprop: of the mean square
+    epsilon: Positive = 1e-8
+
+
+class Schedule(Spec, frozen=True):
+    name: Literal["constant", "cosine", "multi_step", "exponential"] = "constant"
+    milestones: tuple[PositiveInt, ...] = ()  # multi_step: epochs at which the rate is multiplied by `factor`
+    factor: Annotated[float, Meta(gt=0, le=1)] = 0.1  # multi_step, exponential
+    every_epochs: Positive = 1.0  # exponential: rate * factor ** floor(epoch / every_epochs)
+    final: Unit = 0.0  # cosine: the last rate as a share of the first
+
+
+class Augment(Spec, frozen=True):
+    pad: NonNegativeInt = 0  # pad by so many pixels on each side, then crop at random to the original size
+    pad_mode: Literal["constant", "reflect"] = "reflect"
+    flip: bool = False  # left to right, half of the images
+    brightness: NonNegative = 0.0  # add uniform +-x, in units of [0, 255]
+    contrast: tuple[Positive, Positive] | None = None  # factor around the channel's mean, uniform in this range
+
+    def __post_init__(self) -> None:
+        if self.contrast is not None and self.contrast[0] > self.contrast[1]:
+            raise ValueError(f"contrast must be [low, high] with low <= high, got {list(self.contrast)}")
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the images differ from epoch to epoch, so that a teacher's logits cannot be computed once."""
+        return self.pad > 0 or self.flip or self.brightness > 0 or self.contrast is not None
+
+
+class Train(Spec, frozen=True):
+    epochs: PositiveInt = 1
+    batch_size: PositiveInt = 128
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    augment: Augment = Augment()
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and products; parameters stay float32
+    checkpoint_every_epochs: PositiveInt = 1
+
+
+class DistillOptions(Spec, frozen=True):
+    """How a student learns from its teacher.
+
+    `soft_mse`: sum over the classes of (y - q)^2 of the softmaxes at temperature T (SimpLeNet).
+    `hinton`: lambda CE + (1 - lambda) T^2 soft cross-entropy (embedded study).
+    """
+
+    loss: Literal["soft_mse", "hinton"] = "soft_mse"
+    temperature: Positive = 1.0
+    hard_weight: Unit = msgspec.field(default=0.2, name="lambda")  # hinton's lambda
+
+
+class Distill(DistillOptions, frozen=True, kw_only=True):
+    """Distillation in a resolved trial."""
+
+    teacher: str  # the teacher's trial id
+
+
+class TrialConfig(Spec, frozen=True):
+    """One fully resolved training. `model` has `name` and the architecture's own options, defaults left out."""
+
+    dataset: Dataset
+    model: dict[str, Any]
+    train: Train = Train()
+    distill: Distill | None = None
+    seed: NonNegativeInt = 0  # initial weights, dropout, batch order and augmentation
+
+
+class TeacherForm(Spec, frozen=True):
+    """A teacher as the file has it: `dataset` comes from the trial, `train` is merged into the sweep's `base.train`."""
+
+    model: dict[str, Any]
+    train: Train = Train()
+    distill: "DistillForm | None" = None  # the teacher's own teacher: a teacher assistant
+    seed: NonNegativeInt = 0
+
+
+class DistillForm(DistillOptions, frozen=True, kw_only=True):
+    """Distillation as the file has it."""
+
+    teacher: str | TeacherForm  # the name of an entry of `teachers`, or the training itself
+
+
+class TrialForm(Spec, frozen=True):
+    """A trial as the file has it: what `base` and `parameters` together make."""
+
+    dataset: Dataset
+    model: dict[str, Any]
+    train: Train = Train()
+    distill: DistillForm | None = None
+    seed: NonNegativeInt = 0
+
+
+class Metric(Spec, frozen=True):
+    name: str
+    goal: Literal["maximize", "minimize"]
+
+
+class Export(Spec, frozen=True):
+    select: Annotated[str, Meta(pattern=r"^(front|all|best:[1-9][0-9]*)$")] = "front"  # best:N by the first metric
+    precisions: Annotated[tuple[Precision, ...], Meta(min_length=1)] = ("float32", "float16", "dynamic", "int8")
+    onnx: bool = True
+    calibration_images: PositiveInt = 200
+    max_accuracy_drop: NonNegative = 0.01  # a larger drop against the Flax model marks the artifact
+
+
+class Benchmark(Spec, frozen=True):
+    pool: str  # path of a device pool file, relative to the working directory or to the sweep file
+    protocol: str = "standard"  # a preset of flaxcomp.devices.protocol
+
+
+class Resources(Spec, frozen=True):
+    workers: PositiveInt | Literal["auto"] = "auto"
+    gpu: NonNegative = 0.0  # GPUs a worker; a fraction shares one
+    cpu: Positive | Literal["auto"] = "auto"
+    pack: PositiveInt | Literal["auto"] = "auto"  # trials trained together in one program
+
+
+class Retry(Spec, frozen=True):
+    error: NonNegativeInt = 0  # the configuration's own fault: trying again gives the same
+    out_of_memory: NonNegativeInt = 2  # halve the pack, then alone
+    lost: NonNegativeInt = 10  # worker or node lost
+
+
+class Sweep(Spec, frozen=True):
+    """A sweep file after its syntax was checked; `base` and `parameters` are checked against each trial."""
+
+    version: Literal[1]
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    base: dict[str, Any]
+    parameters: dict[str, Any] | list[dict[str, Any]] = {}  # a list: the union of several grids
+    method: Literal["grid", "random"] = "grid"
+    trials: PositiveInt | None = None  # random: how many to draw
+    sampling_seed: NonNegativeInt = 0  # random
+    teachers: dict[str, dict[str, Any]] = {}  # named trainings that distill.teacher may refer to
+    exclude: tuple[str, ...] = ()
+    metrics: Annotated[tuple[Metric, ...], Meta(min_length=1)] = (
+        Metric(name="val_accuracy", goal="maximize"),
+        Metric(name="params", goal="minimize"),
+    )
+    constraints: tuple[str, ...] = ()
+    export: Export | None = None
+    benchmark: Benchmark | None = None
+    resources: Resources = Resources()
+    retry: Retry = Retry()

@@ -1,0 +1,35 @@
+"""What a sweep is expanded to, and what it must ask of other rooms for that."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from flaxcomp.sweep.spec import TrialConfig
+
+
+class Catalog(Protocol):
+    """Data sets and models, which live in other rooms; the command line brings them in."""
+
+    def fingerprint(self, dataset: str) -> str:
+        """The fingerprint of a data set's content. Raises UserError for an unknown one."""
+
+    def canonical_model(self, model: dict[str, Any]) -> dict[str, Any]:
+        """The model checked, its default options left out. Raises UserError for an unknown name or option."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One training to be done.
+
+    Attributes:
+        id: see `ids.trial_id`.
+        config: the resolved configuration; its teacher is a trial's id.
+        needs: ids of the trials that must be finished before.
+        role: "trial" if the sweep asks for it, "dependency" if only another trial does.
+        signature: see `ids.signature`.
+    """
+
+    id: str
+    config: TrialConfig
+    needs: tuple[str, ...]
+    role: Literal["trial", "dependency"]
+    signature: str

@@ -1,0 +1,133 @@
+"""`flaxcomp status`, and how quickly a run is read."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_runs import Done, create, trial
+
+from flaxcomp.cli.commands.status import duration, last_line
+from flaxcomp.store.paths import RunPaths
+from flaxcomp.sweep.plan import Pack
+
+pytest_plugins = ("calling",)
+Program = Callable[..., Done]
+
+
+def test_a_run_at_rest(flaxcomp: Program, run: Path) -> None:
+    assert flaxcomp("status", run).out.splitlines() == [
+        "study: 4 of 7 trials finished, 1 pending, 1 failed, 1 blocked",
+        "controller: none at work; worked 0 s",
+        "best val_accuracy: 0.95 (trial t2)",
+        "last failures:",
+        "  error: 1 trial (bad): ValueError: it went wrong",
+    ]
+
+
+def test_a_run_at_work(flaxcomp: Program, tmp_path: Path) -> None:
+    store = create(tmp_path / "run", [trial("a"), trial("b"), trial("c")])
+    lease = store.acquire(host=socket.gethostname(), pid=os.getpid())
+    store.form_packs(lease, [Pack("p", ("a", "b"), "same")])
+    attempt = store.start_pack(lease, "p", "worker-1")
+    store.progress(lease, "p", attempt, [{"trial": t, "epoch": e, "train_loss": 1.0} for t in "ab" for e in (1, 2, 3)])
+    lines = flaxcomp("status", tmp_path / "run").out.splitlines()
+    assert lines == [
+        "study: 0 of 3 trials finished, 1 pending, 2 running",
+        f"controller: process {os.getpid()} on {socket.gethostname()}; worked 0 s",
+        "running:",
+        "  worker-1: epoch 3 of 5, 2 trials, pack p",
+    ]
+    store.interrupt_pack(lease, "p", attempt)
+    store.start_pack(lease, "p", "")
+    store.request_stop()
+    lines = flaxcomp("status", tmp_path / "run").out.splitlines()
+    assert lines[1].endswith(", asked to stop; worked 0 s")
+    assert lines[3] == "  epoch 3 of 5, 2 trials, pack p, attempt 2"
+    store.close()
+
+
+def test_json(flaxcomp: Program, run: Path) -> None:
+    state = json.loads(flaxcomp("status", run, "--json").out)
+    assert state["counts"] == {"pending": 1, "running": 0, "finished": 4, "failed": 1, "blocked": 1}
+    assert state["best"] == {"metric": "val_accuracy", "goal": "maximize", "trial": "t2", "value": 0.95}
+    assert (state["controller"], state["running"], state["stop_requested"]) == (None, [], False)
+    assert state["failures"][0] | {"at": 0} == {
+        "trial": "bad", "trials": 1, "kind": "error", "error": "Traceback:\n  somewhere\nValueError: it went wrong\n", "at": 0,
+    }  # fmt: skip
+
+
+def test_a_damaged_store_ends_with_2(flaxcomp: Program, run: Path) -> None:
+    RunPaths.at(run).sqlite_file.write_bytes(b"x" * 5000)
+    done = flaxcomp("status", run)
+    assert done.code == 2
+    assert "store.sqlite is damaged" in done.err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "0 s"), (59.4, "59 s"), (61, "1 min 01 s"), (3725, "1 h 02 min"), (9e4, "25 h 00 min")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "text"), [(None, "no message"), ("\n \n", "no message"), ("a\nb \n\n", "b"), ("x" * 200, "x" * 159 + "…")]
+)
+def test_the_last_line_of_a_traceback(error: str | None, text: str) -> None:
+    assert last_line(error) == text
+
+
+READ = """
+import sys
+sys.argv = ["flaxcomp", *sys.argv[1:]]
+from flaxcomp.cli.main import main
+try:
+    main()
+finally:
+    print(sorted({"jax", "tensorflow", "ray", "sqlalchemy", "flax"} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def five_hundred(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("long") / "run"
+    trials = [trial(f"t{n:03}", seed=n) for n in range(500)]
+    store = create(folder, trials)
+    lease = store.acquire(host=socket.gethostname(), pid=os.getpid())
+    with store.batch(lease):
+        store.form_packs(
+            lease, [Pack(f"p{n}", tuple(one.id for one in trials[10 * n : 10 * n + 10]), "same") for n in range(50)]
+        )
+        for n in range(50):
+            attempt = store.start_pack(lease, f"p{n}", "w")
+            ids = [one.id for one in trials[10 * n : 10 * n + 10]]
+            rows = [
+                {"trial": id_, "epoch": epoch, "train_loss": 1.0, "val_accuracy": 0.5} for id_ in ids for epoch in range(1, 21)
+            ]
+            store.progress(lease, f"p{n}", attempt, rows)
+            result = {"val_accuracy": 0.5, "params": 3, "confusion_matrix": [[1] * 10] * 10}
+            store.finish_pack(lease, f"p{n}", attempt, dict.fromkeys(ids, result))
+    store.release(lease)
+    store.close()
+    return folder
+
+
+@pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["results"], ["results", "--format", "csv"]])
+def test_a_run_of_500_trials_is_read_within_half_a_second_without_jax(five_hundred: Path, command: list[str]) -> None:
+    name, *options = command
+    seconds = []
+    for _ in range(3):  # the machine may be busy with something else
+        begin = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", READ, name, five_hundred, *options], capture_output=True, text=True, check=True
+        )
+        seconds.append(time.perf_counter() - begin)
+        assert done.stderr.strip() == "[]"
+        assert "500 of 500" in done.stdout or '"finished": 500' in done.stdout or "t499" in done.stdout
+    assert min(seconds) < 0.5, seconds

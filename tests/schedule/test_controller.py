@@ -1,0 +1,253 @@
+"""The controller against a real store; only the place where packs train is played by the test."""
+
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flaxcomp.errors import UserError
+from flaxcomp.schedule.controller import Controller, Summary, acquire
+from flaxcomp.store.paths import RunPaths
+from flaxcomp.store.records import Store
+from flaxcomp.sweep.plan import Pack
+from flaxcomp.sweep.spec import Dataset, Distill, Resources, Retry, Train, TrialConfig
+from flaxcomp.sweep.trial import Trial
+from flaxcomp.train.job import EpochDone, Event, Failed, Finished, PackJob, Stopped
+
+SWEEP = b'{"version":1,"name":"n","base":{}}'
+Script = Callable[[PackJob], list[Event]]
+
+
+def done(job: PackJob) -> list[Event]:
+    rows = [{"trial": t, "epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "val_accuracy": 0.5, "learning_rate": 1e-3,
+             "images_per_second": 1.0} for t in job.configs]  # fmt: skip
+    results: dict[str, dict[str, Any]] = {t: {"params": 5, "test_accuracy": 0.5, "val_accuracy": 0.5} for t in job.configs}
+    return [EpochDone(job.pack_id, job.attempt, rows), Finished(job.pack_id, job.attempt, results)]
+
+
+def failing(kind: str) -> Script:
+    return lambda job: [Failed(job.pack_id, job.attempt, kind, f"{kind}!")]
+
+
+class Scripted:
+    """An executor whose packs do what the test says."""
+
+    def __init__(self, script: Script = done, slots: int = 2) -> None:
+        self.slots, self.script = slots, script
+        self.jobs: list[PackJob] = []
+        self._events: deque[Event] = deque()
+        self._busy: dict[str, PackJob] = {}
+        self.hang = False
+
+    @property
+    def free(self) -> int:
+        return self.slots - len(self._busy)
+
+    def start(self, job: PackJob) -> str:
+        assert self.free > 0, "more packs than slots"
+        self.jobs.append(job)
+        self._busy[job.pack_id] = job
+        if not self.hang:
+            self._events.extend(self.script(job))
+        return "worker"
+
+    def events(self, timeout_s: float) -> list[Event]:
+        if not self._events:
+            return []
+        event = self._events.popleft()
+        if isinstance(event, Finished | Failed | Stopped):
+            self._busy.pop(event.pack_id, None)
+        return [event]
+
+    def request_stop(self) -> None:
+        self._events.extend(Stopped(job.pack_id, job.attempt) for job in self._busy.values())
+
+    def close(self) -> None:
+        pass
+
+
+class Silent:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.seen: list[Event] = []
+
+    def started(self, statuses: dict[str, str], slots: int) -> None: ...
+    def pack_started(self, pack: Pack, attempt: int) -> None: ...
+
+    def happened(self, event: Event) -> None:
+        self.seen.append(event)
+
+    def said(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def trials(n: int = 4, *, students: int = 0) -> list[Trial]:
+    config = TrialConfig(dataset=Dataset(name="mnist_sample"), model={"name": "simplenet_v1"}, train=Train())
+    made = [Trial(f"t{i}", config, (), "trial", "sig-a") for i in range(n)]
+    student = TrialConfig(dataset=Dataset(name="mnist_sample"), model={"name": "simplenet_v5"}, distill=Distill(teacher="t0"))
+    return made + [Trial(f"s{i}", student, ("t0",), "trial", "sig-b") for i in range(students)]
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    return RunPaths.at(tmp_path / "a run's ünusual folder")
+
+
+def run(paths: RunPaths, executor: Scripted, wanted: list[Trial], *, retry: Retry = Retry(), pack: Any = "auto",
+        prepare: Callable[[Controller], None] = lambda c: None) -> tuple[Summary, Silent]:  # fmt: skip
+    observer = Silent()
+    with Store.create(paths, name="n", sweep_text="x", sweep_json=SWEEP) as store:
+        lease = acquire(store)
+        try:
+            controller = Controller(store, paths, wanted, executor, observer, Resources(pack=pack), retry)
+            prepare(controller)
+            return controller.run(lease), observer
+        finally:
+            store.release(lease)
+
+
+def test_everything_is_trained_once_in_even_packs(paths: RunPaths) -> None:
+    executor = Scripted()
+    summary, _ = run(paths, executor, trials(5))
+    assert summary.count("finished") == 5
+    assert sorted(len(job.configs) for job in executor.jobs) == [2, 3]
+    assert sorted(t for job in executor.jobs for t in job.configs) == ["t0", "t1", "t2", "t3", "t4"]
+
+
+def test_the_same_command_again_does_nothing(paths: RunPaths) -> None:
+    run(paths, Scripted(), trials(3))
+    again = Scripted()
+    summary, _ = run(paths, again, trials(3))
+    assert again.jobs == []
+    assert summary.count("finished") == 3
+
+
+def test_added_values_add_work_and_repeat_none(paths: RunPaths) -> None:
+    run(paths, Scripted(), trials(3))
+    more = Scripted()
+    summary, _ = run(paths, more, trials(5))
+    assert sorted(t for job in more.jobs for t in job.configs) == ["t3", "t4"]
+    assert summary.count("finished") == 5
+
+
+def test_students_wait_for_their_teacher_and_know_its_configuration(paths: RunPaths) -> None:
+    executor = Scripted()
+    run(paths, executor, trials(1, students=3))
+    assert list(executor.jobs[0].configs) == ["t0"]
+    assert executor.jobs[0].teaches == ("t0",)
+    assert [set(job.teachers) for job in executor.jobs[1:]] == [{"t0"}] * len(executor.jobs[1:])
+    assert sum(len(job.configs) for job in executor.jobs[1:]) == 3
+
+
+def test_students_of_a_failed_teacher_are_blocked_and_freed_by_retry(paths: RunPaths) -> None:
+    summary, _ = run(paths, Scripted(failing("error")), trials(1, students=2))
+    assert summary.statuses == {"t0": "failed", "s0": "blocked", "s1": "blocked"}
+    with Store.open(paths) as store:
+        lease = acquire(store)
+        assert store.reset_failed(lease) == 3
+        store.release(lease)
+    summary, _ = run(paths, Scripted(), trials(1, students=2))
+    assert summary.count("finished") == 3
+
+
+def test_out_of_memory_halves_the_pack_down_to_one(paths: RunPaths) -> None:
+    def script(job: PackJob) -> list[Event]:
+        return failing("out_of_memory")(job) if len(job.configs) > 1 else done(job)
+
+    executor = Scripted(script, slots=1)
+    summary, _ = run(paths, executor, trials(4))
+    assert summary.count("finished") == 4
+    assert [len(job.configs) for job in executor.jobs] == [4, 2, 2, 1, 1, 1, 1]
+
+
+def test_out_of_memory_alone_fails_after_its_retries(paths: RunPaths) -> None:
+    executor = Scripted(failing("out_of_memory"), slots=1)
+    summary, _ = run(paths, executor, trials(1), retry=Retry(out_of_memory=2))
+    assert summary.statuses == {"t0": "failed"}
+    assert len(executor.jobs) == 3
+
+
+def test_a_lost_worker_gets_the_same_pack_again(paths: RunPaths) -> None:
+    def script(job: PackJob) -> list[Event]:
+        return failing("lost")(job) if job.attempt == 1 else done(job)
+
+    executor = Scripted(script)
+    summary, _ = run(paths, executor, trials(4))
+    assert summary.count("finished") == 4
+    first, again = executor.jobs[:2], executor.jobs[2:]
+    assert {(j.pack_id, tuple(j.configs)) for j in first} == {(j.pack_id, tuple(j.configs)) for j in again}
+    assert {j.attempt for j in again} == {2}
+
+
+def test_a_configurations_own_error_is_not_tried_again(paths: RunPaths) -> None:
+    executor = Scripted(failing("error"))
+    summary, _ = run(paths, executor, trials(2), pack=1)
+    assert summary.count("failed") == 2
+    assert len(executor.jobs) == 2
+    with Store.open(paths) as store:
+        assert [row["error"] for row in store.frame().failures] == ["error!", "error!"]
+
+
+def test_late_events_of_an_attempt_that_was_given_up_are_not_recorded(paths: RunPaths) -> None:
+    def script(job: PackJob) -> list[Event]:
+        late = Finished(job.pack_id, job.attempt - 1, {t: {"test_accuracy": 0.99} for t in job.configs})
+        return [late, *done(job)] if job.attempt == 2 else failing("lost")(job)
+
+    run(paths, Scripted(script, slots=1), trials(1))
+    with Store.open(paths) as store:
+        assert store.frame().trials[0]["test_accuracy"] == 0.5
+
+
+def test_stopping_leaves_packs_open_and_the_next_start_takes_the_same_ones(paths: RunPaths) -> None:
+    executor = Scripted()
+    executor.hang = True
+    original = executor.start
+
+    def start_then_stop(job: PackJob) -> str:
+        name = original(job)
+        if len(executor.jobs) == 2:
+            controllers[0].request_stop()
+        return name
+
+    executor.start = start_then_stop  # type: ignore[method-assign]
+    controllers: list[Controller] = []
+    summary, _ = run(paths, executor, trials(4), prepare=controllers.append)
+    assert summary.stopped
+    assert summary.count("pending") == 4
+    again = Scripted()
+    run(paths, again, trials(4))
+    assert {(j.pack_id, tuple(j.configs)) for j in again.jobs} == {(j.pack_id, tuple(j.configs)) for j in executor.jobs}
+
+
+def test_a_stop_requested_through_the_store_is_seen(paths: RunPaths) -> None:
+    executor = Scripted()
+    executor.hang = True
+
+    def ask(controller: Controller) -> None:
+        controller.store.request_stop()
+
+    summary, _ = run(paths, executor, trials(2), prepare=ask)
+    assert summary.stopped
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(paths: RunPaths) -> None:
+    summary, _ = run(paths, Scripted(failing("storage")), trials(2))
+    assert summary.storage_error == "storage!"
+    assert summary.count("pending") == 2
+    assert run(paths, Scripted(), trials(2))[0].count("finished") == 2
+
+
+def test_a_second_controller_is_refused(paths: RunPaths) -> None:
+    with Store.create(paths, name="n", sweep_text="x", sweep_json=SWEEP) as store:
+        lease = acquire(store)
+        with pytest.raises(UserError, match="process"):
+            run(paths, Scripted(), trials(1))
+        store.release(lease)
+
+
+def test_epochs_are_recorded_once_even_if_told_twice(paths: RunPaths) -> None:
+    run(paths, Scripted(lambda job: [done(job)[0], *done(job)]), trials(2))
+    with Store.open(paths) as store:
+        assert sorted((row["trial"], row["epoch"]) for row in store.frame().epochs) == [("t0", 1), ("t1", 1)]

@@ -1,0 +1,46 @@
+"""A catalog without other rooms, and small sweeps, for the tests of this folder."""
+
+from typing import Any
+
+from flaxcomp.errors import UserError, suggest
+from flaxcomp.sweep.expand import Tally, Trial, expand
+from flaxcomp.sweep.load import LoadedSweep, load_text
+
+FINGERPRINTS = {"mnist": "a" * 64, "fashion_mnist": "b" * 64}
+DEFAULTS = {"wide": {"width": 4, "depth": 2}, "slim": {"width": 1}, "big": {"dropout": 0.4}}
+
+HEAD = """\
+version: 1
+name: sample
+base:
+  dataset: {name: mnist}
+  model: {name: wide}
+"""
+
+
+class FakeCatalog:
+    """Two data sets and three architectures."""
+
+    def fingerprint(self, dataset: str) -> str:
+        if dataset not in FINGERPRINTS:
+            raise UserError(f"no data set is called {dataset!r}.{suggest(dataset, FINGERPRINTS)}")
+        return FINGERPRINTS[dataset]
+
+    def canonical_model(self, model: dict[str, Any]) -> dict[str, Any]:
+        name = model["name"]
+        if name not in DEFAULTS:
+            raise UserError(f"model.name: no architecture is called {name!r}.{suggest(name, DEFAULTS)}")
+        defaults = DEFAULTS[name]
+        for option in model:
+            if option != "name" and option not in defaults:
+                raise UserError(f"model.{option}: {name} has no such option.{suggest(option, defaults)}")
+        return {"name": name} | {key: value for key, value in model.items() if key != "name" and value != defaults[key]}
+
+
+def load(body: str, *overrides: str, head: str = HEAD) -> LoadedSweep:
+    """A sweep whose first five lines are `HEAD`."""
+    return load_text(head + body, "s.yaml", overrides)
+
+
+def trials_of(loaded: LoadedSweep, tally: Tally | None = None) -> list[Trial]:
+    return list(expand(loaded, FakeCatalog(), tally))

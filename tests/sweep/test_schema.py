@@ -1,0 +1,70 @@
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from sweep_samples import HEAD
+from test_load import DESIGN
+
+from flaxcomp.sweep.document import parse
+from flaxcomp.sweep.schema import sweep_schema
+
+SCHEMA = sweep_schema()
+SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
+
+
+def is_valid(text: str) -> bool:
+    value: Any = parse(text, "s.yaml").value
+    return jsonschema.Draft202012Validator(SCHEMA).is_valid(value)
+
+
+def test_it_is_a_json_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)
+def test_shipped_sweeps_are_accepted(path: Path) -> None:
+    jsonschema.validate(parse(path.read_text(), path.name).value, SCHEMA)
+
+
+def test_the_example_of_the_design_is_accepted() -> None:
+    assert is_valid(DESIGN)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "  distill: {teacher: {model: {name: big, dropout: 0.1}, distill: {teacher: named}}}",
+        "teachers: {big: {model: {name: big}, train: {epochs: 3}}}",
+        "parameters:\n  train: {optimizer: {learning_rate: {values: [1]}}}",
+        "parameters:\n  train: {parameters: {optimizer: {parameters: {learning_rate: {value: 1}}}}}",
+        "parameters: [{seed: {range: [0, 3]}}, {distill: {value: null}}]",
+        "parameters:\n  model.width: {values: [1, 2]}\n  distill.teacher.model.width: {value: 3}",
+        "method: random\ntrials: 3\nparameters:\n  train.epochs: {min: 1, max: 3, distribution: int_uniform}",
+    ],
+)
+def test_all_forms_are_accepted(body: str) -> None:
+    assert is_valid(HEAD + body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "metric: []",
+        "  trian: {}",
+        "  train: {optimizer: {learning_rat: 1}}",
+        "  distill: {teacher: {modell: {name: big}}}",
+        "teachers: {big: {train: {epochs: 3}}}",
+        "  train: {epochs: 0}",
+        "parameters: []",
+        "parameters: {seed: {vals: [1]}}",
+        "parameters: {seed: {values: []}}",
+        "parameters: {seed: {values: [1], range: [0, 1]}}",
+        "parameters: {seed: [1, 2]}",
+        "parameters: {epochs: {values: [1]}}",
+        "parameters: {seed: {min: 0}}",
+        "export: {precisions: [int7]}",
+    ],
+)
+def test_what_loading_refuses_is_refused_in_the_editor(body: str) -> None:
+    assert not is_valid(HEAD + body)

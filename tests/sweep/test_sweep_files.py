@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+
+from flaxcomp.cli.catalog import RoomCatalog
+from flaxcomp.store.frame import MEASUREMENT_COLUMNS, TRIAL_COLUMNS
+from flaxcomp.sweep.columns import RESULT_COLUMNS
+from flaxcomp.sweep.load import load_sweep
+from flaxcomp.sweep.plan import make_plan
+
+FOLDER = Path(__file__).parents[2] / "sweeps"
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_head_says_command_cost_and_expected_result(path: Path) -> None:
+    head = path.read_text().split("version: 1")[0]
+    assert f"flaxcomp run sweeps/{path.name}" in head
+    assert "# Cost: " in head
+    assert "# Expected" in head
+
+
+@pytest.mark.parametrize(
+    ("name", "trials", "signatures"),
+    [("simplenet", 610, 11), ("simplenet_short", 18, 6), ("quickstart", 16, 6)],
+)
+def test_their_sizes(name: str, trials: int, signatures: int) -> None:
+    plan = make_plan(load_sweep(FOLDER / f"{name}.yaml"), RoomCatalog())
+    assert (plan.trials, len(plan.groups)) == (trials, signatures)
+    assert plan.dependencies == 0  # LM's run of seed 0 is the teacher
+    assert plan.tally.excluded == plan.tally.repeated == 0
+
+
+def test_the_columns_of_results_are_those_of_the_store() -> None:
+    assert list(RESULT_COLUMNS) == [*TRIAL_COLUMNS, *MEASUREMENT_COLUMNS]
