@@ -51,8 +51,8 @@ def ours(trials: int, folder: Path) -> dict[str, Any]:
 def ray_tune(trials: int, folder: Path) -> dict[str, Any]:
     """Run the peer, written as Ray Tune's and Flax's own guides do."""
     began = time.perf_counter()
-    output = subprocess.run([sys.executable, str(HERE / "peers" / "ray_tune_flax.py"), str(trials), "1"], cwd=folder, check=True,
-                            capture_output=True, text=True).stdout  # fmt: skip
+    peer = [sys.executable, str(HERE / "peers" / "ray_tune_flax.py"), str(trials), "1"]
+    output = subprocess.run(peer, cwd=folder, check=True, capture_output=True, text=True).stdout
     return {"seconds": time.perf_counter() - began, "accuracy": json.loads(output.splitlines()[-1])}
 
 
@@ -78,11 +78,19 @@ def main() -> None:
         hourly = {name: arguments.trials / result["seconds"] * 3600 for name, result in sides.items()}
         print(f"pair {pair + 1}: flaxcomp {hourly['ours']:.0f}, Ray Tune + Flax {hourly['ray_tune']:.0f} trials an hour: "
               f"{ratio:.2f} times; mean test accuracy {means['ours']:.4f} and {means['ray_tune']:.4f}")  # fmt: skip
-        pairs.append({"ratio": ratio, "trials_per_hour": hourly, "seconds": {n: r["seconds"] for n, r in sides.items()}, "mean_test_accuracy": means})
+        pairs.append(
+            {
+                "ratio": ratio,
+                "trials_per_hour": hourly,
+                "seconds": {n: r["seconds"] for n, r in sides.items()},
+                "mean_test_accuracy": means,
+            }
+        )
     ratios = [pair["ratio"] for pair in pairs]
     print(f"ratio {statistics.median(ratios):.2f} (from {min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} pairs)")
     packages = ("jax", "flax", "ray", "numpy")
-    record = {"benchmark": "throughput", "command": f"python -m benchmarks.throughput --trials {arguments.trials} --pairs {arguments.pairs}",
+    command = f"python -m benchmarks.throughput --trials {arguments.trials} --pairs {arguments.pairs}"
+    record = {"benchmark": "throughput", "command": command,
               "date": datetime.date.today().isoformat(), "machine": platform.machine(), "cores": os.cpu_count(), "cpu": _cpu(),
               "versions": {p: importlib.metadata.version(p) for p in packages}, "trials": arguments.trials, "pairs": pairs,
               "ratio_median": statistics.median(ratios)}  # fmt: skip
@@ -91,7 +99,14 @@ def main() -> None:
 
 
 def _cpu() -> str:
-    return next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "unknown")
+    return next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        "unknown",
+    )
 
 
 if __name__ == "__main__":

@@ -66,7 +66,11 @@ def train(config: dict[str, Any]) -> None:
 def main() -> None:
     trials, epochs = int(sys.argv[1]), int(sys.argv[2])
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
-    space = {"learning_rate": tune.grid_search([1e-3, 2e-3]), "seed": tune.grid_search(list(range(trials // 2))), "epochs": epochs}
+    space = {
+        "learning_rate": tune.grid_search([1e-3, 2e-3]),
+        "seed": tune.grid_search(list(range(trials // 2))),
+        "epochs": epochs,
+    }
     tuner = tune.Tuner(tune.with_resources(train, {"cpu": 1}), param_space=space, run_config=tune.RunConfig(verbose=0))
     results = tuner.fit()
     print(json.dumps([result.metrics["test_accuracy"] for result in results]))

@@ -44,6 +44,8 @@ def load_model(folder: Path) -> dict[str, Any]:
             raise ValueError("its contents do not match their checksum")
     except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged file
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(f"{folder}: the trained network cannot be read ({first_line}). `flaxcomp retry` trains it again.") from None
+        raise UserError(
+            f"{folder}: the trained network cannot be read ({first_line}). `flaxcomp retry` trains it again."
+        ) from None
     tree = nest(flat)
     return {"params": tree.get("params", {}), "stats": tree.get("stats", {})}

@@ -14,7 +14,7 @@ from flaxcomp.errors import UserError
 class Commands(click.Group):
     """A group whose commands are the files of `commands/`, imported when they are wanted."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

@@ -13,7 +13,7 @@ from flaxcomp.sweep.spec import Metric
 from flaxcomp.train.job import EpochDone, Event, Failed, Finished, Stopped, Tick
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import TaskID
 
 PLAIN_EVERY_S = 15.0
 
@@ -21,45 +21,50 @@ PLAIN_EVERY_S = 15.0
 class Tally:
     """What both displays keep count of."""
 
-    def __init__(self, metric: Metric, label: Callable[[str], str], clock: Callable[[], float] = time.monotonic) -> None:
-        self.metric, self.label, self.clock = metric, label, clock
-        self.total = self.finished = self.failed = self.resumed = 0
+    def __init__(
+        self, metric: Metric, label: Callable[[str], str], work_of: Callable[[str], float] = lambda _: 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.metric, self.label, self.work_of, self.clock = metric, label, work_of, clock
+        self.wanted: list[str] = []
+        self.finished: set[str] = set()
+        self.resumed: frozenset[str] = frozenset()
+        self.training: dict[str, tuple[int, int, tuple[str, ...]]] = {}  # by pack: images done, images to do, its trials
         self.rates: dict[str, float] = {}
-        self.done: dict[str, tuple[int, int]] = {}
-        self.images = 0
         self.best: tuple[float, str] | None = None
         self.began = clock()
 
     def started(self, statuses: dict[str, str]) -> None:
-        self.total = len(statuses)
-        self.resumed = self.finished = sum(s == "finished" for s in statuses.values())
+        self.wanted = list(statuses)
+        self.finished = {trial for trial, status in statuses.items() if status == "finished"}
+        self.resumed = frozenset(self.finished)
         self.began = self.clock()
 
     def happened(self, event: Event, pack: Pack | None) -> None:
-        if isinstance(event, Tick):
-            before = self.done.get(event.pack_id, (0, 0))[0]
-            self.images += max(0, event.images_done - before)
-            self.done[event.pack_id] = (event.images_done, event.images_total)
+        if isinstance(event, Tick) and pack is not None:
+            self.training[event.pack_id] = (event.images_done, event.images_total, pack.trial_ids)
             self.rates[event.pack_id] = event.images_per_second
         elif isinstance(event, EpochDone) and self.metric.name == "val_accuracy":
             for row in event.rows:
                 self._offer(row["val_accuracy"], row["trial"])
         elif isinstance(event, Finished):
-            self.finished += len(event.results)
+            self.finished.update(event.results)
             for trial, row in event.results.items():
                 self._offer(row.get(self.metric.name), trial)
         if isinstance(event, Finished | Failed | Stopped):
             self.rates.pop(event.pack_id, None)
-            if isinstance(event, Failed) and pack is not None:
-                self.failed += len(pack.trial_ids)
+            self.training.pop(event.pack_id, None)
 
     def seconds_left(self) -> float | None:
-        """From the share of trials done, those in training counted by their images."""
-        part = sum(done / total for done, total in self.done.values() if total) / max(len(self.done), 1)
-        new = self.finished - self.resumed + part
-        if new < 0.05 or self.clock() - self.began < 5:
+        """From the work done and to do; unknown in the first seconds."""
+        total = sum(map(self.work_of, self.wanted))
+        before = sum(map(self.work_of, self.resumed))
+        done = sum(map(self.work_of, self.finished)) - before
+        done += sum(images / of * sum(map(self.work_of, trials)) for images, of, trials in self.training.values() if of)
+        elapsed = self.clock() - self.began
+        if elapsed < 5 or done < 0.01 * total:
             return None
-        return (self.clock() - self.began) / new * max(self.total - self.resumed - new, 0)
+        return elapsed / done * max(total - before - done, 0)
 
     @property
     def images_per_second(self) -> float:
@@ -94,7 +99,7 @@ class PlainDisplay:
 
     def started(self, statuses: dict[str, str], slots: int) -> None:
         self._tally.started(statuses)
-        again = f", {self._tally.finished} of them finished before" if self._tally.finished else ""
+        again = f", {len(self._tally.finished)} of them finished before" if self._tally.finished else ""
         self.said(f"{len(statuses)} trials{again}; {slots} worker{'s' if slots > 1 else ''}")
 
     def pack_started(self, pack: Pack, attempt: int) -> None:
@@ -118,7 +123,7 @@ class PlainDisplay:
     def _line(self) -> str:
         t = self._tally
         left = t.seconds_left()
-        parts = [f"{t.finished}/{t.total} trials", f"{t.images_per_second:,.0f} images/s" if t.rates else "",
+        parts = [f"{len(t.finished)}/{len(t.wanted)} trials", f"{t.images_per_second:,.0f} images/s" if t.rates else "",
                  f"about {_duration(left)} left" if left else "", t.best_text()]  # fmt: skip
         return ", ".join(part for part in parts if part)
 
@@ -128,14 +133,13 @@ class BarDisplay:
 
     def __init__(self, tally: Tally) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         self._tally, self._packs, self._tasks = tally, dict[str, Pack](), dict[str, TaskID]()
         self._progress: Progress = Progress(
             TextColumn("{task.fields[title]}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
             TextColumn("{task.description}"), console=Console(stderr=True), refresh_per_second=4,
         )  # fmt: skip
-        self._bars = (BarColumn, MofNCompleteColumn)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -144,11 +148,11 @@ class BarDisplay:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
 
-    def started(self, statuses: dict[str, str], slots: int) -> None:
+    def started(self, statuses: dict[str, str], slots: int) -> None:  # noqa: ARG002
         self._tally.started(statuses)
-        self._all = self._progress.add_task("", total=len(statuses), completed=self._tally.finished, title="trials")
+        self._all = self._progress.add_task("", total=len(statuses), completed=len(self._tally.finished), title="trials")
 
-    def pack_started(self, pack: Pack, attempt: int) -> None:
+    def pack_started(self, pack: Pack, attempt: int) -> None:  # noqa: ARG002
         self._packs[pack.id] = pack
         title = f"  {_trials(len(pack.trial_ids))} of {self._tally.label(pack.trial_ids[0])}"
         self._tasks[pack.id] = self._progress.add_task("compiling", total=None, title=title)
@@ -166,7 +170,7 @@ class BarDisplay:
         t = self._tally
         left = t.seconds_left()
         text = "  ".join(part for part in (f"about {_duration(left)} left" if left else "", t.best_text()) if part)
-        self._progress.update(self._all, completed=t.finished, description=f"{t.finished}/{t.total}  {text}")
+        self._progress.update(self._all, completed=len(t.finished), description=f"{len(t.finished)}/{len(t.wanted)}  {text}")
 
     def said(self, text: str) -> None:
         self._progress.console.print(text, markup=False, highlight=False)

@@ -22,4 +22,5 @@ def loss(
     """
     hard = optax.softmax_cross_entropy_with_integer_labels(student, labels)
     soft = optax.softmax_cross_entropy(student / temperature, jax.nn.softmax(teacher / temperature))
-    return hard_weight * hard + (1 - hard_weight) * temperature**2 * soft
+    each: jax.Array = hard_weight * hard + (1 - hard_weight) * temperature**2 * soft
+    return each

@@ -35,7 +35,7 @@ def count(model: dict[str, Any], input_shape: tuple[int, int, int], num_classes:
     """Count without allocating or computing anything."""
     network = nnx.eval_shape(lambda: registry.build(model, input_shape, num_classes, nnx.Rngs(params=jax.random.key(0))))
     network.eval()
-    graph, params, rest = nnx.split(network, nnx.Param, ...)
+    graph, params, rest = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
     with layers.plain_forms():
         image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
         jaxpr = jax.make_jaxpr(lambda p, r, x: nnx.merge(graph, p, r)(x))(params, rest, image)
@@ -59,9 +59,9 @@ def _macs(equation: Any) -> int:
     if name == "conv_general_dilated":
         kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
         out_features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-        return math.prod(out) * math.prod(kernel) // out_features  # each output: kernel height * width * inputs of its group
+        return int(math.prod(out) * math.prod(kernel) // out_features)  # each output: height * width * inputs of its group
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         left = equation.invars[0].aval.shape
-        return math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        return int(math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted))
     return 0

@@ -24,7 +24,10 @@ _fast: ContextVar[bool] = ContextVar("fast_forms", default=False)
 
 @contextlib.contextmanager
 def fast_forms() -> Iterator[None]:
-    """Within this context layers trace the form that this chip runs fastest."""
+    """Within this context layers trace the form that this chip runs fastest.
+
+    JAX keeps traces by function: a function traced outside is not traced again inside, so trace a new one in each.
+    """
     token = _fast.set(jax.default_backend() == "cpu")
     try:
         yield
@@ -53,13 +56,15 @@ class Conv(nnx.Conv):
         kernel = self.kernel.get_value()
         bias = None if self.bias is None else self.bias.get_value()
         inputs, kernel, bias = nnx.nn.dtypes.promote_dtype((inputs, kernel, bias), dtype=self.dtype)
-        y = form(inputs, kernel)
+        y: jax.Array = form(inputs, kernel)
         return y if bias is None else y + bias
 
     def _form(self, shape: tuple[int, ...]) -> Any:
         """Choose by shape: measured on x86 CPUs, batch 128, float32 (benchmarks/layers.py)."""
         kh, kw, c_in, c_out = self.kernel_shape
-        plain = self.padding == "SAME" and self.feature_group_count == 1 and self.kernel_dilation == 1 and self.input_dilation == 1
+        plain = (
+            self.padding == "SAME" and self.feature_group_count == 1 and self.kernel_dilation == 1 and self.input_dilation == 1
+        )
         if not plain or len(shape) != 4:
             return None
         _, height, width, _ = shape
@@ -124,7 +129,9 @@ def conv_by_bands(x: jax.Array, kernel: jax.Array) -> jax.Array:
     p = k // 2
     padded = jnp.pad(x, ((0, 0), (p, p), (0, 0), (0, 0))).reshape(n, h + 2 * p, w * c)
     rows = jnp.concatenate([padded[:, i : i + h] for i in range(k)], -1)  # [n, h, k * w * c]
-    taps = np.stack([np.eye(w, w, p - j) for j in range(k)]).astype(np.dtype(kernel.dtype))  # taps[j, a, b] = 1 where a = b + j - p
+    taps = np.stack([np.eye(w, w, p - j) for j in range(k)]).astype(
+        np.dtype(kernel.dtype)
+    )  # taps[j, a, b] = 1 where a = b + j - p
     band = jnp.einsum("ijco,jab->iacbo", kernel, taps).reshape(k * w * c, w * c_out)
     return (rows.reshape(n * h, -1) @ band).reshape(n, h, w, c_out)
 
@@ -142,7 +149,9 @@ def conv_by_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
         [n, h, w, c_out].
     """
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    out: jax.Array = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions)
+    return out
 
 
 def _taps_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -151,7 +160,7 @@ def _taps_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax
 
 def _taps_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    n, h, w, c = x.shape
+    _, h, w, c = x.shape
     k, _, _, c_out = kernel.shape
     p = k // 2
     to_input = conv_by_taps(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
@@ -175,7 +184,8 @@ def max_pool(x: jax.Array, size: int) -> jax.Array:
     """
     n, h, w, c = x.shape
     if not _fast.get() or h % size or w % size:
-        return nnx.max_pool(x, (size, size), (size, size))
+        pooled: jax.Array = nnx.max_pool(x, (size, size), (size, size))
+        return pooled
     # A maximum of slices: XLA's windowed reduction and its gradient (select and scatter) are slow on CPU.
     rows = x.reshape(n, h // size, size, w // size, size, c)
     cells = [rows[:, :, i, :, j] for i in range(size) for j in range(size)]

@@ -8,14 +8,17 @@ from flaxcomp.store.frame import MEASUREMENT_COLUMNS, Row, RunFrame
 from flaxcomp.sweep.expressions import compile_expression
 from flaxcomp.sweep.spec import Metric
 
+# What training knows that goes with a figure which only files and devices will have.
+STAND_INS = {"size_bytes": "params", "latency_ms": "macs", "peak_memory_bytes": "params", "accuracy": "val_accuracy"}
 _BEST = re.compile(r"best:([1-9][0-9]*)")
 
 
 def select(frame: RunFrame, rule: str) -> list[str]:
     """Return the ids of the finished trials that a rule chooses, in the run's order (`best`: best first).
 
-    Metrics and constraints about files and devices are left out here, since there are none yet (`not_yet_known`); the final
-    front counts them in. Dependencies (teachers) are never chosen.
+    Metrics about files and devices are not known yet (`not_yet_known`): parameters stand in for size, multiply-adds for latency
+    (STAND_INS), and constraints about them are left out; the final front counts the measured ones. Dependencies (teachers)
+    are never chosen.
 
     Args:
         rule: `front` (not dominated in the sweep's metrics, within its constraints), `all`, or `best:N` (by the first metric,
@@ -31,7 +34,8 @@ def select(frame: RunFrame, rule: str) -> list[str]:
     if rule == "all" or not rows:
         return [row["trial"] for row in rows]
     later = set(not_yet_known(frame))
-    metrics = [metric for metric in frame.metrics if metric.name not in later]
+    metrics = [_stand_in(metric) if metric.name in later else metric for metric in frame.metrics]
+    metrics = [metric for metric in metrics if any(is_number(row.get(metric.name)) for row in rows)]
     constraints = [text for text in frame.constraints if text not in later]
     if not metrics:
         names = ", ".join(metric.name for metric in frame.metrics)
@@ -51,6 +55,10 @@ def not_yet_known(frame: RunFrame) -> list[str]:
         if metric.name in MEASUREMENT_COLUMNS or not any(is_number(row.get(metric.name)) for row in rows)
     ]
     return metrics + [text for text in frame.constraints if compile_expression(text).names & set(MEASUREMENT_COLUMNS)]
+
+
+def _stand_in(metric: Metric) -> Metric:
+    return Metric(name=STAND_INS.get(metric.name, metric.name), goal=metric.goal)
 
 
 def _finished(frame: RunFrame) -> list[Row]:

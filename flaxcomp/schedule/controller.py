@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -67,8 +67,8 @@ class Controller:
     trials: Sequence[Trial]
     executor: Executor
     observer: Observer
-    resources: Resources = Resources()
-    retry: Retry = Retry()
+    resources: Resources = field(default_factory=Resources)
+    retry: Retry = field(default_factory=Retry)
     clock: Callable[[], float] = time.monotonic
     _stop: bool = field(default=False, init=False)
 
@@ -148,7 +148,9 @@ class Controller:
         trial = self._by_id.get(trial_id)
         if trial is not None:
             return trial.config
-        return msgspec.json.decode(self.store.configs([trial_id])[trial_id], type=TrialConfig)  # of an open pack, no longer in the file
+        return msgspec.json.decode(
+            self.store.configs([trial_id])[trial_id], type=TrialConfig
+        )  # of an open pack, no longer in the file
 
     # Planning.
 
@@ -222,8 +224,7 @@ class Controller:
         for trial in pack.trial_ids:
             earlier = self.store.failures_of(trial).get(event.kind, 0)
             statuses[trial] = "pending" if earlier < allowed else "failed"
-        kind = "out_of_memory" if event.kind == "out_of_memory" else "lost" if event.kind == "lost" else "error"
-        self.store.fail_pack(self._lease, pack.id, attempt, kind=kind, error=event.error, statuses=statuses)
+        self.store.fail_pack(self._lease, pack.id, attempt, kind=event.kind, error=event.error, statuses=statuses)
         del self._running[pack.id]
         if event.kind == "out_of_memory":
             self._size_limit[pack.signature] = max(1, len(pack.trial_ids) // 2)

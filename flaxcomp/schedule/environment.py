@@ -15,13 +15,14 @@ from flaxcomp.store.paths import RunPaths
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ray", "tensorflow-cpu", "tensorflow", "tensorflow-datasets",
              "tf2onnx", "ai-edge-litert", "numpy")  # fmt: skip
+_FLAGS = ("XLA_FLAGS", "JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES")
 
 
 def describe_environment(paths: RunPaths) -> None:
     """Append to the run's environment file what this start runs with; starts with equal ones share an entry."""
     entry = {"flaxcomp": flaxcomp.__version__, "python": sys.version.split()[0], "platform": platform.platform(),
              "cpu": _cpu_model(), "cores": os.cpu_count(), "packages": _versions(), "git": _git(),
-             "flags": {name: os.environ[name] for name in ("XLA_FLAGS", "JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES") if name in os.environ}}  # fmt: skip
+             "flags": {name: os.environ[name] for name in _FLAGS if name in os.environ}}  # fmt: skip
     file = paths.environment_file
     entries = json.loads(file.read_text()) if file.exists() else []
     if entry not in entries:
@@ -53,6 +54,8 @@ def _git() -> dict[str, Any] | None:
         return None
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False, timeout=20).stdout
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False, timeout=20
+        ).stdout
 
     return {"commit": git("rev-parse", "HEAD").strip(), "diff": git("diff", "HEAD", "--", "flaxcomp")[:200_000]}

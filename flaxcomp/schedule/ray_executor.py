@@ -3,12 +3,13 @@
 import logging
 import os
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
-from flaxcomp.data.arrays import load
+from flaxcomp.data.arrays import Arrays, load
 from flaxcomp.errors import UserError
 from flaxcomp.schedule.worker import Worker
 from flaxcomp.sweep.spec import Resources
@@ -113,7 +114,9 @@ class RayExecutor:
                 slot.job = slot.stream = None
                 self._replace(slot)
                 text = str(error).strip().splitlines()[0][:300]
-                found.append(Stopped(job.pack_id, job.attempt) if self._stopping else Failed(job.pack_id, job.attempt, "lost", text))
+                found.append(
+                    Stopped(job.pack_id, job.attempt) if self._stopping else Failed(job.pack_id, job.attempt, "lost", text)
+                )
                 return found
             if not ray.wait([slot.stream], timeout=0)[0]:
                 return found
@@ -123,7 +126,7 @@ class RayExecutor:
         slot.actor, slot.name = self._new_actor(), ""
 
     def _new_actor(self) -> Any:
-        return _RayWorker.options(**self._options).remote()
+        return ray.remote(_RayWorker).options(**self._options).remote()
 
     def _data(self, job: PackJob) -> Any:
         """The data set in Ray's object store: read once here, fetched once by every node."""
@@ -136,7 +139,13 @@ class RayExecutor:
         gpus = resources.gpu
         cpus = 1.0 if resources.cpu == "auto" else resources.cpu
         environment = {"JAX_PLATFORMS": "cpu"} if not gpus else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        return {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0, "max_concurrency": 2, "runtime_env": {"env_vars": environment}}
+        return {
+            "num_cpus": cpus,
+            "num_gpus": gpus,
+            "max_restarts": 0,
+            "max_concurrency": 2,
+            "runtime_env": {"env_vars": environment},
+        }
 
     def _count(self, resources: Resources) -> int:
         total = ray.cluster_resources()
@@ -151,15 +160,13 @@ class RayExecutor:
         return room if resources.workers == "auto" else min(resources.workers, room)
 
 
-@ray.remote
 class _RayWorker:
     """The actor around a Worker."""
 
     def __init__(self) -> None:
         self._worker = Worker()
 
-    @ray.method(num_returns="streaming")
-    def run(self, job: PackJob, arrays: Any) -> Any:
+    def run(self, job: PackJob, arrays: Arrays) -> Iterator[Event]:  # a generator: Ray streams what it yields
         yield from self._worker.run(job, arrays)
 
     def request_stop(self) -> None:

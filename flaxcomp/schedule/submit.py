@@ -52,7 +52,18 @@ def submit(target: RayTarget, sweep_text: str, run_folder: Path, overrides: tupl
     """
     from ray.job_submission import JobSubmissionClient
 
-    command = ["python", "-m", "flaxcomp.cli.main", "run", "sweep.yaml", "--out", str(run_folder), "--address", "auto", "--train-only"]
+    command = [
+        "python",
+        "-m",
+        "flaxcomp.cli.main",
+        "run",
+        "sweep.yaml",
+        "--out",
+        str(run_folder),
+        "--address",
+        "auto",
+        "--train-only",
+    ]
     for override in overrides:
         command += ["--set", override]
     if target.store:

@@ -6,7 +6,7 @@ import platform
 import threading
 import traceback
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from flaxcomp.errors import UserError
 from flaxcomp.train.job import Event, Failed, PackJob
@@ -61,7 +61,7 @@ class Worker:
         return self._trainers[name]
 
 
-def kind_of(error: BaseException) -> str:
+def kind_of(error: BaseException) -> Literal["error", "out_of_memory", "storage"]:
     """Tell failures apart: out_of_memory, storage (disk full or not writable), or error (the configuration's own)."""
     text = str(error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "Out of memory" in text:

@@ -15,8 +15,8 @@ from flaxcomp.sweep.spec import TrialConfig
 INTERNAL = ("trial_id", "role", "seq", "signature", "config", "attempts", "finished_at")
 
 
-def read_frame(run: Reading) -> RunFrame:
-    """Read everything of a run as it was at one moment."""
+def read_frame(run: Reading, *, epochs: bool) -> RunFrame:
+    """Read a run as it was at one moment; the epochs, which may be many, if they are wanted."""
     with run.snapshot():
         sweep = run.sweep()
         trials = run.table("trials", order="seq")
@@ -29,7 +29,7 @@ def read_frame(run: Reading) -> RunFrame:
             metrics=sweep.metrics,
             constraints=sweep.constraints,
             trials=[_trial(row, configs[row["trial_id"]]) for row in trials],
-            epochs=[_named(from_record(row)) for row in run.table("epochs", order="trial_id, epoch")],
+            epochs=[_named(from_record(row)) for row in (run.table("epochs", order="trial_id, epoch") if epochs else ())],
             artifacts=artifacts,
             measurements=[_measurement(row, configs.get(row["trial_id"], {}), files) for row in measurements],
             failures=[row | {"at": _iso(row["at"])} for row in run.failures()],

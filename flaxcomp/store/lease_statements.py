@@ -30,7 +30,8 @@ class LeaseStatements(Statements):
         """
         if self._execute(BEAT, given_fence=lease.fence, at=self._now).rowcount != 1:
             _, owner = self._last_owner()
-            raise LeaseLostError(f"This controller's lease has ended: {owner} has the run. It records nothing more and stops.")
+            why = f"{owner} has the run now" if owner is not None and owner.held else "it was released"
+            raise LeaseLostError(f"This controller's lease has ended: {why}. It records nothing more and stops.")
 
     def take_lease(self, host: str, pid: int, ttl_s: float) -> Lease:
         """Raise the fence, which ends the lease before.

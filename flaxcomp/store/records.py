@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 from flaxcomp.durable import write_text
 from flaxcomp.errors import UserError
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from flaxcomp.sweep.plan import Pack
     from flaxcomp.sweep.trial import Trial
 
-FailureKind = Literal["error", "out_of_memory", "lost", "preempted"]
 Clock = Callable[[], float]
 
 
 class Store(Reading):
     """One run's records. Threads may share it.
+
+    SQLite serves the processes of one host, and no network file system: for readers elsewhere the records belong in PostgreSQL.
 
     A controller calls `acquire` and hands the lease to every write. Each write is one transaction, durable when the call
     returns; `batch` makes one of several. A write under a lease that was superseded raises LeaseLostError and changes nothing.
@@ -253,12 +254,12 @@ class Store(Reading):
             writing.finish_pack(pack_id, attempt, results)
 
     def fail_pack(
-        self, lease: Lease, pack_id: str, attempt: int, *, kind: FailureKind, error: str, statuses: Mapping[str, str]
+        self, lease: Lease, pack_id: str, attempt: int, *, kind: str, error: str, statuses: Mapping[str, str]
     ) -> None:
         """The attempt failed and the pack is closed.
 
         Args:
-            kind: counted for each running trial of the pack, see `failures_of`.
+            kind: error, out_of_memory, lost or preempted; counted for each running trial of the pack, see `failures_of`.
             error: for people.
             statuses: "pending" or "failed" for each running trial of the pack; who needs a failed one becomes blocked.
         """
@@ -316,6 +317,6 @@ class Store(Reading):
 
     # --- everything
 
-    def frame(self) -> RunFrame:
-        """The whole run as rows."""
-        return read_frame(self)
+    def frame(self, *, epochs: bool = True) -> RunFrame:
+        """The whole run as rows, as it was at one moment; without `epochs`, which are most of it, much sooner."""
+        return read_frame(self, epochs=epochs)

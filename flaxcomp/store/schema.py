@@ -4,16 +4,16 @@ Every table but `meta` carries `run_id`, so that one PostgreSQL database holds m
 Nested values are JSON text. A change here is a new schema version: add the step to `migrations.py`.
 """
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, MetaData, Table, Text
 
 metadata = MetaData()
 
 
 def _run_id(*, key: bool = True) -> Column[str]:
-    return Column("run_id", String(32), primary_key=key, nullable=False)
+    return Column("run_id", Text, primary_key=key, nullable=False)
 
 
-meta = Table("meta", metadata, Column("key", String(64), primary_key=True), Column("value", Text, nullable=False))
+meta = Table("meta", metadata, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
 
 runs = Table(
     "runs",
@@ -47,7 +47,7 @@ requests = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     _run_id(key=False),
-    Column("kind", String(16), nullable=False),  # stop | retry
+    Column("kind", Text, nullable=False),  # stop | retry
     Column("trial_ids", Text),  # JSON list; null: all
     Column("requested_at", Double, nullable=False),
     Index("requests_of_run", "run_id", "kind"),
@@ -57,11 +57,11 @@ trials = Table(
     "trials",
     metadata,
     _run_id(),
-    Column("trial_id", String(64), primary_key=True),
+    Column("trial_id", Text, primary_key=True),
     Column("seq", Integer, nullable=False),
-    Column("role", String(16), nullable=False),
-    Column("status", String(16), nullable=False),
-    Column("signature", String(64), nullable=False),
+    Column("role", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("signature", Text, nullable=False),
     Column("config", Text, nullable=False),  # JSON, defaults left out
     Column("attempts", Integer, nullable=False),
     Column("finished_at", Double),
@@ -83,8 +83,8 @@ needs = Table(
     "needs",
     metadata,
     _run_id(),
-    Column("trial_id", String(64), primary_key=True),
-    Column("needs_id", String(64), primary_key=True),
+    Column("trial_id", Text, primary_key=True),
+    Column("needs_id", Text, primary_key=True),
     Index("needs_backwards", "run_id", "needs_id"),
 )
 
@@ -92,10 +92,10 @@ packs = Table(
     "packs",
     metadata,
     _run_id(),
-    Column("pack_id", String(64), primary_key=True),
+    Column("pack_id", Text, primary_key=True),
     Column("seq", Integer, nullable=False),
-    Column("signature", String(64), nullable=False),
-    Column("status", String(16), nullable=False),  # open | running | closed
+    Column("signature", Text, nullable=False),
+    Column("status", Text, nullable=False),  # open | running | closed
     Column("attempt", Integer, nullable=False),  # the last one started, 0 before the first
     Column("worker", Text),
     Index("packs_by_status", "run_id", "status"),
@@ -106,21 +106,21 @@ pack_trials = Table(
     "pack_trials",
     metadata,
     _run_id(),
-    Column("pack_id", String(64), primary_key=True),
+    Column("pack_id", Text, primary_key=True),
     Column("position", Integer, primary_key=True),
-    Column("trial_id", String(64), nullable=False),
+    Column("trial_id", Text, nullable=False),
 )
 
 attempts = Table(
     "attempts",
     metadata,
     _run_id(),
-    Column("pack_id", String(64), primary_key=True),
+    Column("pack_id", Text, primary_key=True),
     Column("attempt", Integer, primary_key=True),
     Column("worker", Text, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("ended_at", Double),
-    Column("outcome", String(32), nullable=False),  # running | finished | interrupted | a kind of failure
+    Column("outcome", Text, nullable=False),  # running | finished | interrupted | a kind of failure
     Column("error", Text),
 )
 
@@ -129,11 +129,11 @@ failures = Table(
     "failures",
     metadata,
     _run_id(),
-    Column("trial_id", String(64), primary_key=True),
-    Column("pack_id", String(64), primary_key=True),
+    Column("trial_id", Text, primary_key=True),
+    Column("pack_id", Text, primary_key=True),
     Column("attempt", Integer, primary_key=True),  # of the pack
     Column("trial_attempt", Integer, nullable=False),  # how often the trial had been started
-    Column("kind", String(32), nullable=False),
+    Column("kind", Text, nullable=False),
     Column("counted", Boolean, nullable=False),
 )
 
@@ -141,7 +141,7 @@ epochs = Table(
     "epochs",
     metadata,
     _run_id(),
-    Column("trial_id", String(64), primary_key=True),
+    Column("trial_id", Text, primary_key=True),
     Column("epoch", Integer, primary_key=True),
     Column("train_loss", Double),
     Column("val_loss", Double),
@@ -155,10 +155,10 @@ artifacts = Table(
     "artifacts",
     metadata,
     _run_id(),
-    Column("trial_id", String(64), primary_key=True),
-    Column("artifact", String(64), primary_key=True),  # empty where no file came of it, see `reason`
-    Column("precision", String(16), primary_key=True),
-    Column("format", String(16), primary_key=True),
+    Column("trial_id", Text, primary_key=True),
+    Column("artifact", Text, primary_key=True),  # empty where no file came of it, see `reason`
+    Column("precision", Text, primary_key=True),
+    Column("format", Text, primary_key=True),
     Column("size_bytes", BigInteger),
     Column("accuracy", Double),
     Column("accuracy_drop", Double),
@@ -170,11 +170,11 @@ measurements = Table(
     "measurements",
     metadata,
     _run_id(),
-    Column("trial_id", String(64), primary_key=True),
-    Column("artifact", String(64), primary_key=True),
-    Column("device", String(128), primary_key=True),
-    Column("protocol", String(64), primary_key=True),
-    Column("precision", String(16)),
+    Column("trial_id", Text, primary_key=True),
+    Column("artifact", Text, primary_key=True),
+    Column("device", Text, primary_key=True),
+    Column("protocol", Text, primary_key=True),
+    Column("precision", Text),
     Column("size_bytes", BigInteger),
     Column("accuracy", Double),
     Column("accuracy_drop", Double),
@@ -193,7 +193,7 @@ events = Table(
     Column("id", Integer, primary_key=True),
     _run_id(key=False),
     Column("at", Double, nullable=False),
-    Column("kind", String(32), nullable=False),
+    Column("kind", Text, nullable=False),
     Column("text", Text, nullable=False),
     Index("events_of_run", "run_id"),
 )

@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 FAILED = sa.select(trials.c.trial_id).where(mine(trials), trials.c.status == "failed")
 COUNT_PENDING = sa.select(sa.func.count()).select_from(trials).where(mine(trials), trials.c.status == "pending")
-BLOCK = (
-    trials.update()
-    .where(mine(trials), trials.c.trial_id == sa.bindparam("of_trial"), trials.c.status == "pending")
-    .values(status="blocked")
-)
+BLOCK = trials.update().where(mine(trials), trials.c.trial_id == sa.bindparam("of_trial")).values(status="blocked")
 LAST_SEQ = sa.select(sa.func.max(trials.c.seq)).where(mine(trials))
 
 
@@ -58,7 +54,7 @@ class TrialStatements(Statements):
         failed = reset = self._failed()
         if trial_ids is not None:
             wanted = set(trial_ids)
-            reset = failed & (wanted | self._closure(needs.c.trial_id, needs.c.needs_id, wanted))
+            reset = failed & (wanted | self._ancestors(wanted))
         before = self._execute(COUNT_PENDING).scalar_one()
         for batch in batches(reset):
             self._execute(failures.update().where(mine(failures), failures.c.trial_id.in_(batch)).values(counted=False))
@@ -71,21 +67,34 @@ class TrialStatements(Statements):
         return set(self._execute(FAILED).scalars())
 
     def _block(self, failed: Iterable[str]) -> None:
-        """Pending trials that need one of `failed`, however indirectly, become blocked."""
-        for trial_id in self._closure(needs.c.needs_id, needs.c.trial_id, failed):
-            self._execute(BLOCK, of_trial=trial_id)
+        """Pending trials that need one of `failed`, directly or through others that wait, become blocked."""
+        edge, seen = set(failed), set[str]()
+        while edge:
+            waiting: set[str] = set()
+            for batch in batches(edge):
+                rows = self._execute(
+                    sa.select(trials.c.trial_id, trials.c.status)
+                    .join_from(needs, trials, (trials.c.run_id == needs.c.run_id) & (trials.c.trial_id == needs.c.trial_id))
+                    .where(mine(needs), needs.c.needs_id.in_(batch))
+                )
+                waiting |= {row.trial_id for row in rows if row.status in ("pending", "blocked")}
+            edge = waiting - seen
+            seen |= edge
+            for trial_id in edge:
+                self._execute(BLOCK, of_trial=trial_id)
 
-    def _closure(self, given: sa.Column[str], wanted: sa.Column[str], ids: Iterable[str]) -> set[str]:
-        """All trials reached from `ids` by steps from column `given` of `needs` to column `wanted`."""
-        reached: set[str] = set()
-        edge = set(ids)
+    def _ancestors(self, ids: Iterable[str]) -> set[str]:
+        """Whatever `ids` need, directly or through others."""
+        edge, seen = set(ids), set[str]()
         while edge:
             found: set[str] = set()
             for batch in batches(edge):
-                found.update(self._execute(sa.select(wanted).where(mine(needs), given.in_(batch))).scalars())
-            edge = found - reached
-            reached |= found
-        return reached
+                found.update(
+                    self._execute(sa.select(needs.c.needs_id).where(mine(needs), needs.c.trial_id.in_(batch))).scalars()
+                )
+            edge = found - seen
+            seen |= edge
+        return seen
 
 
 def _record(trial: "Trial", seq: int) -> Row:

@@ -59,6 +59,9 @@ def expand(loaded: LoadedSweep, catalog: Catalog, tally: Tally | None = None) ->
     trial of the sweep itself has been yielded as that when a student asks for it. Otherwise the order is the file's, the last
     parameter varying fastest. Memory is bounded by the ids.
 
+    `exclude` sees the columns of a point with all defaults, but of a model only what the file says. `distill.teacher` is there
+    the name that the file gives (an id for an inline teacher); its own columns are `distill.teacher.model.name` and so on.
+
     Args:
         loaded: the checked sweep file.
         catalog: knows data sets and models.

@@ -15,6 +15,7 @@ from flaxcomp.sweep.spec import TrialConfig
 _EFFICIENCY = 0.3  # of the chip's matrix products that small convolutions reach; between 0.2 and 0.5 where it was measured
 _OVERHEAD_S = 5e-6  # for each image: gathering, normalising, the optimizer's share
 _PASSES = 3  # forward, and two products backward for each one forward
+_NOMINAL_FLOPS = 2e11
 _STATE_COPIES = 4  # parameters, two moments, the best network so far
 
 
@@ -37,16 +38,30 @@ class Cost:
 
 def estimate(config: TrialConfig) -> Cost:
     """Estimate one trial; `config.dataset` need not be prepared if it is a named one."""
-    info = catalog.info(config.dataset.name)
-    counts = _counts(msgspec.json.encode(config.model), info.image_shape, info.num_classes)
-    usable = min(info.train_size, config.dataset.train_limit or info.train_size)
-    images = int(usable * (1 - config.dataset.validation.fraction)) * config.train.epochs
+    counts = _counts_of(config)
     flops_per_image = 2 * _PASSES * counts.macs
-    seconds = images * (flops_per_image / (_EFFICIENCY * matrix_product_flops()) + _OVERHEAD_S)
+    seconds = _seconds(config, matrix_product_flops())
     return Cost(
         counts.params, counts.trainable_params, counts.macs, flops_per_image * config.train.batch_size, seconds,
         4 * counts.params * (2 + _STATE_COPIES),
     )  # fmt: skip
+
+
+def relative_work(config: TrialConfig) -> float:
+    """Seconds of training on a nominal chip: only good for comparing trials, and needs no measuring."""
+    return _seconds(config, _NOMINAL_FLOPS)
+
+
+def _seconds(config: TrialConfig, matrix_flops: float) -> float:
+    info = catalog.info(config.dataset.name)
+    usable = min(info.train_size, config.dataset.train_limit or info.train_size)
+    images = int(usable * (1 - config.dataset.validation.fraction)) * config.train.epochs
+    return images * (2 * _PASSES * _counts_of(config).macs / (_EFFICIENCY * matrix_flops) + _OVERHEAD_S)
+
+
+def _counts_of(config: TrialConfig) -> Counts:
+    info = catalog.info(config.dataset.name)
+    return _counts(msgspec.json.encode(config.model, order="sorted"), info.image_shape, info.num_classes)
 
 
 @functools.cache

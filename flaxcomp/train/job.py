@@ -1,7 +1,7 @@
 """What a worker is asked to do and what it tells while doing it: plain data that any executor can carry."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from flaxcomp.sweep.spec import TrialConfig
 
@@ -72,8 +72,11 @@ class Stopped(Event):
 
 @dataclass(frozen=True)
 class Failed(Event):
-    """The attempt ended early. kind: error, out_of_memory or lost."""
+    """The attempt ended early.
 
-    kind: str
+    kind: `error` the configuration's own; `out_of_memory`; `lost` worker or node; `storage` disk full or not writable.
+    """
+
+    kind: Literal["error", "out_of_memory", "lost", "storage"]
     error: str
     detail: str = ""

@@ -30,4 +30,5 @@ def classification_metrics(confusion: npt.ArrayLike) -> dict[str, float]:
 
 
 def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+    quotient: npt.NDArray[Any] = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+    return quotient

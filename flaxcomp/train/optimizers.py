@@ -22,8 +22,8 @@ def make_optimizer(spec: Optimizer, hyper: Hyper) -> optax.GradientTransformatio
         hyper: scalars by the names of HYPER_PARAMETERS, traced.
 
     Returns:
-        L2 weight decay (added to the gradient), then Adam (Kingma and Ba 2015, algorithm 1), RMSProp (with momentum) or SGD with
-        momentum, Nesterov's form if wanted.
+        L2 weight decay (added to the gradient), then Adam (Kingma and Ba 2015, algorithm 1), RMSProp (with momentum) or SGD
+        with momentum, Nesterov's form if wanted.
     """
     rules = {
         "adam": lambda: optax.scale_by_adam(hyper["beta1"], hyper["beta2"], hyper["epsilon"]),

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -160,7 +160,7 @@ class _PackRun:
         number = self.epoch * self.program.steps_per_epoch + self.step
         checkpoints.save(number, trees.flatten({"train": self.state, "best": self.best}), meta)
 
-    def train_epoch(self, should_stop: Callable[[], bool]) -> "Iterator[Event]":
+    def train_epoch(self, should_stop: Callable[[], bool]) -> Generator[Event, None, bool]:
         """Train to the end of the epoch; the generator's value is true if it was stopped before."""
         program, total = self.program, self.program.steps_per_epoch
         order = program.order(self.hyper, self.epoch)

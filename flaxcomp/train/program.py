@@ -131,7 +131,8 @@ class Program:
             images, labels = self.test if part == "test" else (self.images, self.labels)
             index = jnp.arange(len(labels), dtype=jnp.int32) if part == "test" else self.split.validation
             model = {"params": state["params"], "stats": state["stats"]}
-            return jax.device_get(jitted(model, index, images, labels))
+            figures: dict[str, Any] = jax.device_get(jitted(model, index, images, labels))
+            return figures
 
         return run
 
@@ -152,7 +153,8 @@ class Program:
             def batch(index: jax.Array) -> jax.Array:
                 return self._forward(params, stats, self._inputs(images[index]))
 
-            return _in_batches(batch, jnp.arange(len(images)))[: len(images)]
+            out: jax.Array = _in_batches(batch, jnp.arange(len(images)))
+            return out[: len(images)]
 
         jitted = jax.jit(self._traced(logits))
         return lambda params, stats: jitted(params, stats, self.images)
@@ -170,16 +172,16 @@ class Program:
     def _graphs(self) -> tuple[Any, Any]:
         network = nnx.eval_shape(lambda: self._build(jax.random.key(0)))
         network.train()
-        train_graph = nnx.split(network, nnx.Param, ...)[0]
+        train_graph = nnx.graphdef(network)
         network.eval()
-        return train_graph, nnx.split(network, nnx.Param, ...)[0]
+        return train_graph, nnx.graphdef(network)
 
     def _build(self, key: jax.Array) -> nnx.Module:
         return registry.build(self.config.model, self.info.image_shape, self.info.num_classes, nnx.Rngs(params=key))
 
     def _init(self, hyper: dict[str, jax.Array]) -> State:
         key = jax.random.fold_in(jax.random.key(hyper["seed"]), _INITIAL)
-        _, params, stats = nnx.split(self._build(key), nnx.Param, ...)
+        _, params, stats = nnx.split(self._build(key), nnx.Param, ...)  # type: ignore[misc]
         params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
         optimizer = make_optimizer(self.config.train.optimizer, hyper)
         return {"params": params, "stats": stats, "opt": optimizer.init(params), "loss_sum": jnp.zeros((), jnp.float32)}
@@ -214,7 +216,8 @@ class Program:
             params = jax.tree.map(lambda p, u: p - rate * u, state["params"], update)
             return {"params": params, "stats": stats, "opt": opt, "loss_sum": state["loss_sum"] + value}
 
-        return jax.lax.fori_loop(first, last, step, state)
+        trained: State = jax.lax.fori_loop(first, last, step, state)
+        return trained
 
     def _evaluate(self, model: State, index: jax.Array, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
         def batch(index: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from flaxcomp.checkpoint.models import load_model as load_arrays
@@ -26,8 +27,10 @@ def load_model(folder: Path, config: TrialConfig, info: DatasetInfo) -> nnx.Modu
         UserError: the file is missing, damaged, or of another architecture.
     """
     arrays = load_arrays(folder)
-    network = nnx.eval_shape(lambda: registry.build(config.model, info.image_shape, info.num_classes, nnx.Rngs(params=jax.random.key(0))))
-    graph, _, _ = nnx.split(network, nnx.Param, ...)
-    model: nnx.Module = nnx.merge(graph, jax.tree.map(jax.numpy.asarray, arrays["params"]), jax.tree.map(jax.numpy.asarray, arrays["stats"]))
+    shape, classes = info.image_shape, info.num_classes
+    network = nnx.eval_shape(lambda: registry.build(config.model, shape, classes, nnx.Rngs(params=jax.random.key(0))))
+    graph, _, _ = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
+    params, stats = jax.tree.map(jnp.asarray, (arrays["params"], arrays["stats"]))
+    model: nnx.Module = nnx.merge(graph, params, stats)
     model.eval()
     return model

@@ -13,7 +13,10 @@ from flaxcomp.errors import UserError
 
 def state(seed: int) -> trees.Flat:
     rng = np.random.default_rng(seed)
-    return {"train/params/a/0/kernel": rng.normal(size=(8, 40, 40)).astype(np.float32), "train/opt/count": np.asarray(3, np.int32)}
+    return {
+        "train/params/a/0/kernel": rng.normal(size=(8, 40, 40)).astype(np.float32),
+        "train/opt/count": np.asarray(3, np.int32),
+    }
 
 
 def damage(folder: Path) -> None:
@@ -86,7 +89,10 @@ def test_an_older_attempt_that_still_writes_does_not_meet_the_new_one(tmp_path: 
 
 
 def test_models_round_trip_without_a_template(tmp_path: Path) -> None:
-    model = {"params": {"convolutions": {0: {"kernel": np.ones((2, 3), np.float32)}, 11: {"kernel": np.zeros(4, np.float32)}}}, "stats": {}}
+    model = {
+        "params": {"convolutions": {0: {"kernel": np.ones((2, 3), np.float32)}, 11: {"kernel": np.zeros(4, np.float32)}}},
+        "stats": {},
+    }
     save_models({tmp_path / "a": model, tmp_path / "b": model})
     loaded = load_model(tmp_path / "a")
     assert loaded["stats"] == {}

@@ -84,7 +84,7 @@ def test_retrying_through_a_controller(flaxcomp: Program, run: Path, controller:
 @pytest.mark.parametrize(
     ("trial", "error"),
     [
-        ("baad", "No trial 'baad' in this run. Did you mean 'bad'?"),
+        ("baad", "No trial 'baad' in this run: `flaxcomp results RUN --status failed` lists those that failed."),
         ("t0", "Only failed and blocked trials can be tried again, trial t0 is finished."),
     ],
 )

@@ -34,7 +34,9 @@ def test_files_and_the_sweep_file_know_the_same_losses() -> None:
 def test_soft_mse(logits: tuple[np.ndarray, np.ndarray, np.ndarray], temperature: float) -> None:
     student, teacher, labels = logits
     expected = ((softmax(student, temperature) - softmax(teacher, temperature)) ** 2).sum(-1)
-    got = distill.load("soft_mse")(jnp.asarray(student), jnp.asarray(teacher), jnp.asarray(labels), jnp.float32(temperature), jnp.float32(0.5))
+    got = distill.load("soft_mse")(
+        jnp.asarray(student), jnp.asarray(teacher), jnp.asarray(labels), jnp.float32(temperature), jnp.float32(0.5)
+    )
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
@@ -44,7 +46,9 @@ def test_hinton(logits: tuple[np.ndarray, np.ndarray, np.ndarray], temperature: 
     hard = -np.log(softmax(student, 1.0)[np.arange(5), labels])
     soft = -(softmax(teacher, temperature) * np.log(softmax(student, temperature))).sum(-1)
     expected = hard_weight * hard + (1 - hard_weight) * temperature**2 * soft
-    got = distill.load("hinton")(jnp.asarray(student), jnp.asarray(teacher), jnp.asarray(labels), jnp.float32(temperature), jnp.float32(hard_weight))
+    got = distill.load("hinton")(
+        jnp.asarray(student), jnp.asarray(teacher), jnp.asarray(labels), jnp.float32(temperature), jnp.float32(hard_weight)
+    )
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
@@ -57,7 +61,9 @@ def test_soft_gradient_of_hinton_hardly_depends_on_the_temperature(logits: tuple
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_student_that_equals_its_teacher_has_no_soft_gradient(name: str, logits: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+def test_a_student_that_equals_its_teacher_has_no_soft_gradient(
+    name: str, logits: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> None:
     teacher, labels = jnp.asarray(logits[1]), jnp.asarray(logits[2])
     gradient = jax.grad(lambda s: distill.load(name)(s, teacher, labels, 3.0, 0.0).sum())(teacher)
     np.testing.assert_allclose(gradient, 0, atol=1e-5)

@@ -18,7 +18,9 @@ from flaxcomp.store.records import Store
 PROGRAM = [sys.executable, "-m", "flaxcomp.cli.main"]
 
 
-def flaxcomp(*arguments: str | Path, cwd: Path | None = None, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+def flaxcomp(
+    *arguments: str | Path, cwd: Path | None = None, check: bool = True, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run `flaxcomp ARGUMENTS` to its end."""
     done = subprocess.run([*PROGRAM, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False,
                           env={**os.environ, **environment}, timeout=900)  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from flaxcomp.errors import UserError
 from runs import assert_same_networks, figures, flaxcomp, frame, kill_group, start
 
@@ -89,7 +90,6 @@ def test_twenty_kills_of_controller_and_workers(tmp_path: Path) -> None:
                 rng.choice(workers).kill()
                 kills["worker"] += 1
     assert process.wait(timeout=600) == 0, (tmp_path / "log").read_text()[-3000:]
-    print(f"kills: {kills}, finished trials: {finished(killed)}")
     assert kills["controller"] >= 3
     assert kills["worker"] >= 3
     assert figures(killed) == figures(whole)

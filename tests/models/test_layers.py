@@ -22,7 +22,11 @@ def plain(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 def test_stride_one_forms(form: object, n: int, h: int, w: int, c_in: int, c_out: int, k: int) -> None:
     assert callable(form)
     a, b, c = jax.random.split(jax.random.key(0), 3)
-    x, kernel, weight = jax.random.normal(a, (n, h, w, c_in)), jax.random.normal(b, (k, k, c_in, c_out)), jax.random.normal(c, (n, h, w, c_out))
+    x, kernel, weight = (
+        jax.random.normal(a, (n, h, w, c_in)),
+        jax.random.normal(b, (k, k, c_in, c_out)),
+        jax.random.normal(c, (n, h, w, c_out)),
+    )
     np.testing.assert_allclose(form(x, kernel), plain(x, kernel), atol=2e-4)
     wanted = jax.grad(lambda x, k: (plain(x, k) * weight).sum(), (0, 1))(x, kernel)
     got = jax.grad(lambda x, k: (form(x, k) * weight).sum(), (0, 1))(x, kernel)
@@ -38,7 +42,8 @@ def test_blocks(size: int) -> None:
 
 @pytest.mark.parametrize("arguments", [
     {"kernel_size": (5, 5)}, {"kernel_size": (3, 3), "use_bias": False}, {"kernel_size": (2, 2), "strides": (2, 2)},
-    {"kernel_size": (3, 3), "strides": (2, 2)}, {"kernel_size": (3, 3), "feature_group_count": 2}, {"kernel_size": (3, 3), "padding": "VALID"},
+    {"kernel_size": (3, 3), "strides": (2, 2)}, {"kernel_size": (3, 3), "feature_group_count": 2},
+    {"kernel_size": (3, 3), "padding": "VALID"},
 ])  # fmt: skip
 def test_conv_layer_gives_the_same_in_any_context(arguments: dict[str, object]) -> None:
     conv = layers.Conv(4, 6, rngs=nnx.Rngs(0), **arguments)  # type: ignore[arg-type]
@@ -56,7 +61,9 @@ def test_plain_forms_trace_to_the_librarys_convolution() -> None:
     conv = layers.Conv(1, 3, (5, 5), rngs=nnx.Rngs(0))
     x = jnp.zeros((1, 28, 28, 1))
     with layers.plain_forms():
-        assert "conv_general_dilated" in str(jax.make_jaxpr(lambda x: conv(x))(x))  # a new function: JAX keeps traces by function
+        assert "conv_general_dilated" in str(
+            jax.make_jaxpr(lambda x: conv(x))(x)
+        )  # a new function: JAX keeps traces by function
     if jax.default_backend() == "cpu":
         with layers.fast_forms():
             assert "conv_general_dilated" not in str(jax.make_jaxpr(lambda x: conv(x))(x))

@@ -95,13 +95,13 @@ def paths(tmp_path: Path) -> RunPaths:
     return RunPaths.at(tmp_path / "a run's ünusual folder")
 
 
-def run(paths: RunPaths, executor: Scripted, wanted: list[Trial], *, retry: Retry = Retry(), pack: Any = "auto",
-        prepare: Callable[[Controller], None] = lambda c: None) -> tuple[Summary, Silent]:  # fmt: skip
+def run(paths: RunPaths, executor: Scripted, wanted: list[Trial], *, retry: Retry | None = None, pack: Any = "auto",
+        prepare: Callable[[Controller], None] = lambda _: None) -> tuple[Summary, Silent]:  # fmt: skip
     observer = Silent()
     with Store.create(paths, name="n", sweep_text="x", sweep_json=SWEEP) as store:
         lease = acquire(store)
         try:
-            controller = Controller(store, paths, wanted, executor, observer, Resources(pack=pack), retry)
+            controller = Controller(store, paths, wanted, executor, observer, Resources(pack=pack), retry or Retry())
             prepare(controller)
             return controller.run(lease), observer
         finally:

@@ -56,14 +56,17 @@ def test_a_submitted_sweep_runs_on_both_nodes_and_status_follows_it(ray_cluster,
 def test_a_cluster_that_does_not_answer_is_a_users_error(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(SWEEP)
     (tmp_path / "target.yaml").write_text(f"jobs: http://127.0.0.1:9\nruns: {tmp_path / 'runs'}\n")
-    done = subprocess.run([*PROGRAM, "submit", "sweep.yaml", "--to", "target.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*PROGRAM, "submit", "sweep.yaml", "--to", "target.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert "did not take the job" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("jobs: 3", "Expected `str`"), ("- a", "Expected `object`"), ("jobs: http://x\nrun: y", "unknown field `run`"), ("jobs: [", "must be a mapping"),
+    ("jobs: 3", "Expected `str`"), ("- a", "Expected `object`"), ("jobs: http://x\nrun: y", "unknown field `run`"),
+    ("jobs: [", "must be a mapping"),
 ])  # fmt: skip
 def test_bad_launch_files(tmp_path: Path, text: str, message: str) -> None:
     from flaxcomp.errors import UserError

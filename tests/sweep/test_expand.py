@@ -328,7 +328,9 @@ parameters:
 
 
 def test_an_endless_grid_starts_at_once() -> None:
-    stream = expand(load("parameters:\n  seed: {range: [0, 2147483647]}\n  train.epochs: {range: [1, 2147483647]}\n"), FakeCatalog())
+    stream = expand(
+        load("parameters:\n  seed: {range: [0, 2147483647]}\n  train.epochs: {range: [1, 2147483647]}\n"), FakeCatalog()
+    )
     assert [(trial.config.seed, trial.config.train.epochs) for trial in itertools.islice(stream, 3)] == [(0, 1), (0, 2), (0, 3)]
 
 

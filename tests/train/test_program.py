@@ -1,5 +1,6 @@
 """The compiled program: packed equals alone, dispatches do not matter, all forms of a layer are one function."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -17,10 +18,14 @@ IMAGES = 640
 @pytest.fixture(scope="module")
 def arrays() -> Arrays:
     full = load("mnist_sample")
-    return Arrays(full.train_images[:IMAGES], full.train_labels[:IMAGES], full.test_images[:200], full.test_labels[:200], full.info)
+    return Arrays(
+        full.train_images[:IMAGES], full.train_labels[:IMAGES], full.test_images[:200], full.test_labels[:200], full.info
+    )
 
 
-def trial(seed: int = 0, *, model: str = "simplenet_v5", train: Train | None = None, distill: Distill | None = None) -> TrialConfig:
+def trial(
+    seed: int = 0, *, model: str = "simplenet_v5", train: Train | None = None, distill: Distill | None = None
+) -> TrialConfig:
     train = train or Train(batch_size=64, optimizer=Optimizer(learning_rate=3e-3))
     return TrialConfig(dataset=Dataset(name="mnist_sample"), model={"name": model}, train=train, distill=distill, seed=seed)
 
@@ -33,7 +38,7 @@ def run(configs: list[TrialConfig], arrays: Arrays, *, cuts: tuple[int, ...] = (
     for epoch in range(epochs):
         order = program.order(hyper, epoch)
         marks = [0, *cuts, program.steps_per_epoch]
-        for first, last in zip(marks, marks[1:], strict=False):
+        for first, last in itertools.pairwise(marks):
             state = program.train(state, hyper, order, teacher_logits, epoch, first, last)
     return program, jax.device_get(state)
 
@@ -88,8 +93,8 @@ def test_learning_rates_and_temperatures_share_one_compilation(arrays: Arrays) -
     logits = jnp.zeros((1, IMAGES, 10))
     program = Program(trial(distill=Distill(teacher="t")), arrays, 2)
     for temperature, rate in ((1.0, 1e-3), (20.0, 1e-2)):
-        configs = [trial(s, distill=Distill(teacher="t", temperature=temperature), train=Train(batch_size=64, optimizer=Optimizer(learning_rate=rate)))
-                   for s in (0, 1)]  # fmt: skip
+        train = Train(batch_size=64, optimizer=Optimizer(learning_rate=rate))
+        configs = [trial(s, distill=Distill(teacher="t", temperature=temperature), train=train) for s in (0, 1)]
         hyper = program.hyper(configs, [0, 0])
         state = program.train(program.init(hyper), hyper, program.order(hyper, 0), logits, 0, 0, 2)
     assert program.compilations() == 1
@@ -122,7 +127,12 @@ def test_with_random_augmentation_the_teachers_network_sees_the_changed_image(ar
 def test_training_lowers_the_loss_under_every_optimizer_and_schedule(arrays: Arrays) -> None:
     optimizers = [Optimizer(name="adam", learning_rate=3e-3), Optimizer(name="rmsprop", learning_rate=1e-3, momentum=0.5),
                   Optimizer(name="sgd", learning_rate=0.05, momentum=0.9, nesterov=True, weight_decay=1e-4)]  # fmt: skip
-    schedules = [Schedule(), Schedule(name="cosine"), Schedule(name="multi_step", milestones=(2,)), Schedule(name="exponential", factor=0.94)]
+    schedules = [
+        Schedule(),
+        Schedule(name="cosine"),
+        Schedule(name="multi_step", milestones=(2,)),
+        Schedule(name="exponential", factor=0.94),
+    ]
     for optimizer, schedule in zip([*optimizers, optimizers[0]], schedules, strict=True):
         config = trial(train=Train(epochs=4, batch_size=32, optimizer=optimizer, schedule=schedule))
         program = Program(config, arrays, 1)
@@ -143,8 +153,14 @@ def test_bfloat16_learns_and_keeps_float32_parameters(arrays: Arrays) -> None:
 
 
 def test_dropout_acts_in_training_only(arrays: Arrays) -> None:
-    wet = TrialConfig(dataset=Dataset(name="mnist_sample"), model={"name": "simplenet_v2", "hidden": 32, "dropout": 0.5}, train=Train(batch_size=64))
-    dry = TrialConfig(dataset=Dataset(name="mnist_sample"), model={"name": "simplenet_v2", "hidden": 32}, train=Train(batch_size=64))
+    wet = TrialConfig(
+        dataset=Dataset(name="mnist_sample"),
+        model={"name": "simplenet_v2", "hidden": 32, "dropout": 0.5},
+        train=Train(batch_size=64),
+    )
+    dry = TrialConfig(
+        dataset=Dataset(name="mnist_sample"), model={"name": "simplenet_v2", "hidden": 32}, train=Train(batch_size=64)
+    )
     (program, a), (_, b) = run([wet], arrays), run([dry], arrays)
     assert largest_difference(a["params"], b["params"]) > 1e-4
     state = jax.tree.map(jnp.asarray, a)

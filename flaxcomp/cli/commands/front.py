@@ -36,7 +36,7 @@ def command(run: Path, metrics: str | None, format_: str, output: Path | None) -
     from flaxcomp.report import fronts, points  # NumPy
 
     with Store.open(RunPaths.at(run)) as store:
-        frame = store.frame()
+        frame = store.frame(epochs=False)
     goals = points.known_metrics(frame) if metrics is None else parse_metrics(metrics, known_figures(frame))
     names = [metric.name for metric in goals]
     level = points.level(names)

@@ -30,7 +30,7 @@ def command(
     A table shows the columns in which the rows differ; the other formats have them all.
     """
     with Store.open(RunPaths.at(run)) as store:
-        frame = store.frame()
+        frame = store.frame(epochs=False)
     kept = {row["trial"] for row in frame.trials if not status or row["status"] in status}
     contract = MEASUREMENT_COLUMNS if measurements else TRIAL_COLUMNS
     rows = [row for row in (frame.measurements if measurements else frame.trials) if row["trial"] in kept]

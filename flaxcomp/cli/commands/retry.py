@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from flaxcomp.errors import UserError, suggest
+from flaxcomp.errors import UserError
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
 
@@ -21,7 +21,7 @@ def command(run: Path, trials: tuple[str, ...]) -> None:
         for trial in trials:
             if trial not in statuses:
                 raise UserError(
-                    f"No trial {trial!r} in this run.{suggest(trial, [id_ for id_ in statuses if id_[:2] == trial[:2]])}"
+                    f"No trial {trial!r} in this run: `flaxcomp results RUN --status failed` lists those that failed."
                 )
             if statuses[trial] not in ("failed", "blocked"):
                 raise UserError(f"Only failed and blocked trials can be tried again, trial {trial} is {statuses[trial]}.")

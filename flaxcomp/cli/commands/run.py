@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,7 +29,9 @@ STOPPED = 130  # exit code, as after SIGINT
               help="Where to train: workers under Ray, or this one process.")  # fmt: skip
 @click.option("--address", help="Of a running Ray cluster: auto, HOST:PORT.  [default: start one on this machine]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE[,VALUE...]", help="Change the sweep; may be given again.")
-@click.option("--store", "store_url", metavar="URL", help="postgresql://... for the records.  [default: SQLite in the run folder]")
+@click.option(
+    "--store", "store_url", metavar="URL", help="postgresql://... for the records.  [default: SQLite in the run folder]"
+)
 @click.option("--train-only", is_flag=True, help="Leave out export, benchmark and report.")
 @click.option("--yes", is_flag=True, help="Expand a grid of any size.")
 @click.pass_context
@@ -50,12 +52,13 @@ def command(ctx: click.Context, sweep: Path, out: Path | None, executor: Literal
         check_size(loaded)
     trials = list(expand(loaded, RoomCatalog()))
     _check_data(trials)
+    pool = _pool_file(loaded, sweep)
     paths = RunPaths.at(out or Path("runs") / loaded.sweep.name)
     check_writable(paths)
     summary = _train(loaded, trials, paths, executor, address, store_url)
     _tell(summary, paths)
     if not train_only and summary.count("finished"):
-        _after_training(ctx, loaded, paths)
+        _after_training(ctx, loaded, paths, pool)
     if summary.count("failed") or summary.count("blocked"):
         ctx.exit(1)
 
@@ -97,7 +100,7 @@ def _train(loaded: "LoadedSweep", trials: "list[Trial]", paths: "RunPaths", exec
                 return Summary({trial.id: statuses[trial.id] for trial in trials})
             workers = _make_executor(executor, address, loaded)
             try:
-                tally = Tally(sweep.metrics[0], lambda trial: names.get(trial, trial))
+                tally = Tally(sweep.metrics[0], lambda trial: names.get(trial, trial), _work_of(trials))
                 with make_display(tally) as display:
                     controller = Controller(store, paths, trials, workers, display, sweep.resources, sweep.retry)
                     with _stop_on_interrupt(controller):
@@ -106,6 +109,21 @@ def _train(loaded: "LoadedSweep", trials: "list[Trial]", paths: "RunPaths", exec
                 workers.close()
         finally:
             store.release(lease)
+
+
+def _work_of(trials: "list[Trial]") -> "Callable[[str], float]":
+    """How much work a trial is, for the time left; learned beside the training, since it needs JAX."""
+    work: dict[str, float] = {}
+
+    def learn() -> None:
+        from flaxcomp.train.cost import relative_work
+
+        by_signature = {trial.signature: trial for trial in trials}
+        known = {signature: relative_work(trial.config) for signature, trial in by_signature.items()}
+        work.update({trial.id: known[trial.signature] for trial in trials})
+
+    threading.Thread(target=learn, name="work", daemon=True).start()
+    return lambda trial: work.get(trial, 1.0)
 
 
 def _make_executor(kind: str, address: str | None, loaded: "LoadedSweep") -> "Executor":
@@ -154,24 +172,46 @@ def _tell(summary: "Summary", paths: "RunPaths") -> None:
         raise SystemExit(STOPPED)
     bad = summary.count("failed") + summary.count("blocked")
     if bad:
-        click.echo(f"{bad} of {len(summary.statuses)} trials failed or wait for one that did: see `flaxcomp status {paths.root}`; "
-                   f"`flaxcomp retry {paths.root}` allows another try.", err=True)  # fmt: skip
+        click.echo(f"{bad} of {len(summary.statuses)} trials failed or wait for one that did: see `flaxcomp status "
+                   f"{paths.root}`; `flaxcomp retry {paths.root}` allows another try.", err=True)  # fmt: skip
 
 
-def _after_training(ctx: click.Context, loaded: "LoadedSweep", paths: "RunPaths") -> None:
+def _pool_file(loaded: "LoadedSweep", sweep: Path) -> Path | None:
+    """The device pool that the sweep names, checked before anything is trained: from the working directory, or beside the file.
+
+    Raises:
+        UserError: it is not there, or no pool.
+    """
+    if loaded.sweep.benchmark is None:
+        return None
+    from flaxcomp.devices.pool import load_pool
+    from flaxcomp.devices.protocol import preset
+
+    named = Path(loaded.sweep.benchmark.pool)
+    beside = sweep.parent / named
+    file = beside if not named.exists() and beside.exists() else named
+    load_pool(file)
+    preset(loaded.sweep.benchmark.protocol)
+    return file
+
+
+def _after_training(ctx: click.Context, loaded: "LoadedSweep", paths: "RunPaths", pool: Path | None) -> None:
+    """Export, measure and report, as the commands of those names do; what was measured is reported even if a device failed."""
     from flaxcomp.cli.commands import bench, export, front, report
 
+    problem: UserError | None = None
     if loaded.sweep.export is not None:
-        _invoke(ctx, export.command, run=paths.root)
-    if loaded.sweep.benchmark is not None:
-        _invoke(ctx, bench.command, run=paths.root)
-    _invoke(ctx, report.command, run=paths.root)
-    _invoke(ctx, front.command, run=paths.root)
-
-
-def _invoke(ctx: click.Context, command: click.Command, **arguments: Any) -> None:
-    """Run another command with its defaults, as if it had been typed."""
-    ctx.invoke(command, **arguments)
+        ctx.invoke(export.command, run=paths.root)
+    if pool is not None:
+        try:
+            ctx.invoke(bench.command, what=(paths.root,), pool=pool)
+        except UserError as error:
+            problem = error
+    ctx.invoke(report.command, run=paths.root)
+    ctx.invoke(front.command, run=paths.root)
+    click.echo(f"Report: {paths.report / 'index.html'}")
+    if problem is not None:
+        raise problem
 
 
 def _label(trial: "Trial") -> str:

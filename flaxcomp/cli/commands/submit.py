@@ -9,8 +9,12 @@ from flaxcomp.errors import MissingPackageError
 
 @click.command()
 @click.argument("sweep", type=click.Path(path_type=Path))
-@click.option("--to", "target_file", type=click.Path(path_type=Path), required=True, help="A launch file, such as launch/ray.yaml.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="The run folder.  [default: the launch file's runs/NAME]")
+@click.option(
+    "--to", "target_file", type=click.Path(path_type=Path), required=True, help="A launch file, such as launch/ray.yaml."
+)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="The run folder.  [default: the launch file's runs/NAME]"
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE[,VALUE...]", help="Change the sweep; may be given again.")
 @click.option("--yes", is_flag=True, help="Expand a grid of any size.")
 def command(sweep: Path, target_file: Path, out: Path | None, overrides: tuple[str, ...], yes: bool) -> None:
@@ -39,7 +43,9 @@ def command(sweep: Path, target_file: Path, out: Path | None, overrides: tuple[s
         paths = RunPaths.at(out or Path(target.runs) / loaded.sweep.name)
         check_writable(paths)
         sweep_json = msgspec.json.encode(loaded.sweep)
-        with Store.create(paths, name=loaded.sweep.name, sweep_text=loaded.text, sweep_json=sweep_json, url=target.store) as store:
+        with Store.create(
+            paths, name=loaded.sweep.name, sweep_text=loaded.text, sweep_json=sweep_json, url=target.store
+        ) as store:
             lease = acquire(store)
             try:
                 store.add_trials(lease, trials)  # so that `status` knows them before the cluster has begun

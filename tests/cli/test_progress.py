@@ -1,0 +1,90 @@
+"""What a run shows: counts, speed, time left, the best so far."""
+
+import pytest
+
+from flaxcomp.cli.progress import PlainDisplay, Tally
+from flaxcomp.sweep.plan import Pack
+from flaxcomp.sweep.spec import Metric
+from flaxcomp.train.job import EpochDone, Failed, Finished, Tick
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def tally(clock: Clock, goal: str = "maximize", name: str = "val_accuracy", **work: float) -> Tally:
+    return Tally(Metric(name=name, goal=goal), str.upper, lambda trial: work.get(trial, 1.0), clock)  # type: ignore[arg-type]
+
+
+def row(trial: str, accuracy: float) -> dict[str, object]:
+    return {"trial": trial, "epoch": 1, "val_accuracy": accuracy}
+
+
+def test_time_left_counts_the_work_not_the_trials(clock: Clock) -> None:
+    t = tally(clock, a=90.0, b=5.0, c=5.0)
+    t.started({"a": "pending", "b": "pending", "c": "pending"})
+    clock.now = 45.0
+    t.happened(Tick("p", 1, 500, 1000, 10.0), Pack("p", ("a",), "s"))
+    assert t.seconds_left() == pytest.approx(55.0)  # 45 of 100 units in 45 s
+    clock.now = 90.0
+    t.happened(Finished("p", 1, {"a": {}}), Pack("p", ("a",), "s"))
+    assert t.seconds_left() == pytest.approx(10.0)
+
+
+def test_what_was_finished_before_does_not_make_it_look_fast(clock: Clock) -> None:
+    t = tally(clock)
+    t.started({"a": "finished", "b": "finished", "c": "pending", "d": "pending"})
+    assert t.seconds_left() is None
+    clock.now = 30.0
+    t.happened(Finished("p", 1, {"c": {}}), Pack("p", ("c",), "s"))
+    assert t.seconds_left() == pytest.approx(30.0)
+
+
+@pytest.mark.parametrize(("goal", "best"), [("maximize", "best val_accuracy 0.9000 (B)"), ("minimize", "best val_accuracy 0.5000 (A)")])
+def test_best_follows_the_goal(clock: Clock, goal: str, best: str) -> None:
+    t = tally(clock, goal)
+    t.happened(EpochDone("p", 1, [row("a", 0.5), row("b", 0.9)]), None)
+    assert t.best_text() == best
+
+
+def test_best_of_a_figure_known_at_the_end_only(clock: Clock) -> None:
+    t = tally(clock, "minimize", "params")
+    t.happened(EpochDone("p", 1, [row("a", 0.5)]), None)
+    assert t.best_text() == ""
+    t.happened(Finished("p", 1, {"a": {"params": 40}, "b": {"params": 30}}), None)
+    assert t.best_text() == "best params 30.0000 (B)"
+
+
+def test_speed_is_the_sum_of_the_packs_that_train(clock: Clock) -> None:
+    t = tally(clock)
+    t.started({"a": "pending", "b": "pending"})
+    for pack, trial, speed in (("p", "a", 100.0), ("q", "b", 50.0)):
+        t.happened(Tick(pack, 1, 1, 10, speed), Pack(pack, (trial,), "s"))
+    assert t.images_per_second == 150.0
+    t.happened(Failed("q", 1, "lost", "gone"), None)
+    assert t.images_per_second == 100.0
+
+
+def test_plain_lines(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    display = PlainDisplay(tally(clock))
+    with display:
+        display.started({"a": "finished", "b": "pending"}, 2)
+        display.pack_started(Pack("p", ("b",), "s"), 2)
+        clock.now = 60.0
+        display.happened(Finished("p", 2, {"b": {"val_accuracy": 0.75}}))
+        display.happened(Failed("p", 2, "error", "it broke"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "2 trials, 1 of them finished before; 2 workers",
+        "pack p: 1 trial of B, attempt 2",
+        "pack p finished; 2/2 trials, best val_accuracy 0.7500 (B)",
+        "pack p failed (error): it broke",
+    ]
