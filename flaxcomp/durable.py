@@ -1,6 +1,7 @@
 """Files that appear whole or not at all: write, fsync, rename."""
 
 import os
+import secrets
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         OSError: the folder cannot be written or the disk is full; `path` is then as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("wb") as file:
             file.write(data)
@@ -33,7 +34,7 @@ def write_text(path: Path, text: str) -> None:
 def replace_folder(partial: Path, final: Path) -> None:
     """Put the finished folder `partial` in the place of `final` (same file system), which may exist."""
     if final.exists():
-        old = final.with_name(f".{final.name}.{os.getpid()}.old")
+        old = final.with_name(f".{final.name}.{secrets.token_hex(4)}.old")
         final.rename(old)
         partial.rename(final)
         shutil.rmtree(old)

@@ -111,8 +111,7 @@ class Controller:
             if stopping_since is not None and self.clock() - stopping_since > STOP_TIMEOUT_S:
                 self._give_up_waiting()
                 return
-            for event in self.executor.events(_POLL_S):
-                self._handle(event)
+            self._take(self.executor.events(_POLL_S))
 
     def _look_after_store(self) -> None:
         now = self.clock()
@@ -132,7 +131,7 @@ class Controller:
         while self._queue and self.executor.free:
             pack = self._queue.popleft()
             job = self._job(pack)
-            attempt = self.store.start_pack(self._lease, pack.id, "")
+            attempt = self.store.start_pack(self._lease, pack.id, self.executor.next_worker)
             self.executor.start(dataclasses.replace(job, attempt=attempt))
             self._set(pack.trial_ids, "running")
             self._running[pack.id] = (pack, attempt)
@@ -178,6 +177,24 @@ class Controller:
 
     # Events.
 
+    def _take(self, events: Sequence[Event]) -> None:
+        """Record what happened in one transaction, and only then act on it."""
+        if not events:
+            return
+        self._failures = False
+        self._released: list[Pack] = []
+        self._finished_packs: list[Pack] = []
+        with self.store.batch(self._lease):
+            for event in events:
+                self._handle(event)
+        for pack in self._finished_packs:
+            shutil.rmtree(self.paths.pack(pack.id), ignore_errors=True)
+        if self._failures:
+            self._statuses = self.store.statuses()
+            self._queue.extend(self._released)
+        if self._failures or any(trial in self._needed for pack in self._finished_packs for trial in pack.trial_ids):
+            self._plan_new()
+
     def _handle(self, event: Event) -> None:
         current = self._running.get(event.pack_id)
         if current is None or current[1] != event.attempt:
@@ -204,9 +221,7 @@ class Controller:
         self.store.finish_pack(self._lease, pack.id, attempt, event.results)
         del self._running[pack.id]
         self._set(pack.trial_ids, "finished")
-        self._remove_checkpoints(pack)
-        if any(trial in self._needed for trial in pack.trial_ids):
-            self._plan_new()
+        self._finished_packs.append(pack)
 
     def _interrupted(self, pack: Pack, attempt: int) -> None:
         self.store.interrupt_pack(self._lease, pack.id, attempt)
@@ -228,20 +243,16 @@ class Controller:
         del self._running[pack.id]
         if event.kind == "out_of_memory":
             self._size_limit[pack.signature] = max(1, len(pack.trial_ids) // 2)
-        self._statuses = self.store.statuses()
+        self._failures = True
         if event.kind == "lost" and "failed" not in statuses.values():
             self.store.form_packs(self._lease, [pack])  # the same pack again, from its checkpoint
-            self._queue.append(pack)
-        self._plan_new()
+            self._released.append(pack)
 
     def _give_up_waiting(self) -> None:
         """A worker that does not answer is left: its pack stays open, and the fence keeps late results out."""
         for pack, attempt in list(self._running.values()):
             self.observer.said(f"pack {pack.id} did not stop in time; it goes on from its last checkpoint next time")
             self._interrupted(pack, attempt)
-
-    def _remove_checkpoints(self, pack: Pack) -> None:
-        shutil.rmtree(self.paths.pack(pack.id), ignore_errors=True)
 
     def _set(self, trial_ids: Sequence[str], status: str) -> None:
         for trial in trial_ids:

@@ -16,8 +16,12 @@ class Executor(Protocol):
     def free(self) -> int:
         """How many more packs could be started now."""
 
-    def start(self, job: PackJob) -> str:
-        """Begin a pack on a free worker; returns the worker's name."""
+    @property
+    def next_worker(self) -> str:
+        """The name of the worker that `start` would take, for people; only while one is free."""
+
+    def start(self, job: PackJob) -> None:
+        """Begin a pack on a free worker."""
 
     def events(self, timeout_s: float) -> list[Event]:
         """Return what happened since the last call, waiting up to `timeout_s` for the first thing."""

@@ -21,10 +21,13 @@ class InlineExecutor:
     def free(self) -> int:
         return 0 if self._thread is not None and self._thread.is_alive() else 1
 
-    def start(self, job: PackJob) -> str:
+    @property
+    def next_worker(self) -> str:
+        return self._worker.name
+
+    def start(self, job: PackJob) -> None:
         self._thread = threading.Thread(target=self._run, args=(job,), name=f"pack-{job.pack_id}", daemon=True)
         self._thread.start()
-        return self._worker.name
 
     def _run(self, job: PackJob) -> None:
         try:

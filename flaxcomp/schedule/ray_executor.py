@@ -1,10 +1,9 @@
 """Warm Ray Core actors, one a slot. Ray places and starts them; retries are the controller's business."""
 
 import logging
-import os
-from collections import deque
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -15,17 +14,15 @@ from flaxcomp.schedule.worker import Worker
 from flaxcomp.sweep.spec import Resources
 from flaxcomp.train.job import Event, Failed, PackJob, Stopped
 
-_STOP_SECONDS = 60.0
-
 
 @dataclass
 class _Slot:
     """A worker and what it is doing."""
 
+    name: str
     actor: Any
     job: PackJob | None = None
     stream: Any = None
-    name: str = field(default="")
 
 
 class RayExecutor:
@@ -40,7 +37,7 @@ class RayExecutor:
     """
 
     def __init__(self, resources: Resources, address: str | None = None) -> None:
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        logging.getLogger("ray").setLevel(logging.ERROR)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False,
                      **({} if address else {"include_dashboard": False}))  # fmt: skip
@@ -49,10 +46,9 @@ class RayExecutor:
             raise UserError(f"no Ray cluster could be reached {where}: {str(error).splitlines()[0]}") from None
         self._options = self._actor_options(resources)
         count = self._count(resources)
-        self._slots = [_Slot(self._new_actor()) for _ in range(count)]
+        self._slots = [_Slot(f"ray worker {i + 1}", self._new_actor()) for i in range(count)]
         self._arrays: dict[str, Any] = {}
         self._stopping = False
-        self._lost: deque[Event] = deque()
 
     @property
     def slots(self) -> int:
@@ -62,18 +58,24 @@ class RayExecutor:
     def free(self) -> int:
         return sum(slot.job is None for slot in self._slots)
 
-    def start(self, job: PackJob) -> str:
-        slot = next(slot for slot in self._slots if slot.job is None)
+    @property
+    def next_worker(self) -> str:
+        return self._free_slot().name
+
+    def start(self, job: PackJob) -> None:
+        slot = self._free_slot()
         slot.job = job
         slot.stream = slot.actor.run.remote(job, self._data(job))
-        return slot.name or "ray worker"
+
+    def _free_slot(self) -> _Slot:
+        return next(slot for slot in self._slots if slot.job is None)
 
     def events(self, timeout_s: float) -> list[Event]:
-        found = list(self._lost)
-        self._lost.clear()
+        found: list[Event] = []
         busy = [slot for slot in self._slots if slot.job is not None]
-        if not busy or found:
-            return found or self._wait(timeout_s)
+        if not busy:
+            time.sleep(timeout_s)
+            return found
         ready, _ = ray.wait([slot.stream for slot in busy], num_returns=1, timeout=timeout_s)
         for slot in busy:
             if any(slot.stream is stream for stream in ready):
@@ -90,12 +92,6 @@ class RayExecutor:
         for slot in self._slots:
             ray.kill(slot.actor)
         ray.shutdown()
-
-    def _wait(self, timeout_s: float) -> list[Event]:
-        import time
-
-        time.sleep(timeout_s)
-        return []
 
     def _drain(self, slot: _Slot) -> list[Event]:
         """Take all that a worker has to tell without waiting for more."""
@@ -123,7 +119,7 @@ class RayExecutor:
 
     def _replace(self, slot: _Slot) -> None:
         ray.kill(slot.actor)
-        slot.actor, slot.name = self._new_actor(), ""
+        slot.actor = self._new_actor()
 
     def _new_actor(self) -> Any:
         return ray.remote(_RayWorker).options(**self._options).remote()

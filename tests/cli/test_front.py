@@ -35,7 +35,7 @@ def test_fronts(flaxcomp: Program, run: Path, metrics: str | None, trials: list[
 
 def test_a_table_shows_metrics_and_what_differs(flaxcomp: Program, run: Path) -> None:
     table = flaxcomp("front", run).out.splitlines()
-    assert table[0].split() == ["trial", "val_accuracy", "params", "model.width", "seed"]
+    assert table[0].split() == ["trial", "model.width", "seed", "val_accuracy", "params"]
     assert table[2].split() == ["t1", "0.92", "100", "2", "2"]
     table = flaxcomp("front", run, "--metrics", "latency_ms:min").out.splitlines()
     assert table[0].split()[:6] == ["trial", "latency_ms", "precision", "device", "device_model", "emulated"]

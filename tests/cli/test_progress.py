@@ -48,7 +48,9 @@ def test_what_was_finished_before_does_not_make_it_look_fast(clock: Clock) -> No
     assert t.seconds_left() == pytest.approx(30.0)
 
 
-@pytest.mark.parametrize(("goal", "best"), [("maximize", "best val_accuracy 0.9000 (B)"), ("minimize", "best val_accuracy 0.5000 (A)")])
+@pytest.mark.parametrize(
+    ("goal", "best"), [("maximize", "best val_accuracy 0.9000 (B)"), ("minimize", "best val_accuracy 0.5000 (A)")]
+)
 def test_best_follows_the_goal(clock: Clock, goal: str, best: str) -> None:
     t = tally(clock, goal)
     t.happened(EpochDone("p", 1, [row("a", 0.5), row("b", 0.9)]), None)

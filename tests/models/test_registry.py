@@ -48,7 +48,9 @@ def test_every_architecture_keeps_the_contract(name: str) -> None:
 
 
 def test_names_are_known_without_jax() -> None:
-    code = "import sys; from flaxcomp.models.registry import names; print(names()); assert not {'jax', 'flax'} & set(sys.modules)"
+    code = (
+        "import sys; from flaxcomp.models.registry import names; print(names()); assert not {'jax', 'flax'} & set(sys.modules)"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "simplenet_v5" in out
 

@@ -45,13 +45,16 @@ class Scripted:
     def free(self) -> int:
         return self.slots - len(self._busy)
 
-    def start(self, job: PackJob) -> str:
+    @property
+    def next_worker(self) -> str:
+        return "worker"
+
+    def start(self, job: PackJob) -> None:
         assert self.free > 0, "more packs than slots"
         self.jobs.append(job)
         self._busy[job.pack_id] = job
         if not self.hang:
             self._events.extend(self.script(job))
-        return "worker"
 
     def events(self, timeout_s: float) -> list[Event]:
         if not self._events:
@@ -205,11 +208,10 @@ def test_stopping_leaves_packs_open_and_the_next_start_takes_the_same_ones(paths
     executor.hang = True
     original = executor.start
 
-    def start_then_stop(job: PackJob) -> str:
-        name = original(job)
+    def start_then_stop(job: PackJob) -> None:
+        original(job)
         if len(executor.jobs) == 2:
             controllers[0].request_stop()
-        return name
 
     executor.start = start_then_stop  # type: ignore[method-assign]
     controllers: list[Controller] = []

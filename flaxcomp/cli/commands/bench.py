@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--precision", "precisions", multiple=True, help="Only files of this precision; may be repeated.")
 @click.option("--trial", "trials", multiple=True, help="Only this trial, by the beginning of its id; may be repeated.")
 @click.option("--seed", default=0, show_default=True, help="Of the inputs, the order and the bootstrap.")
+@click.option("--quiet", is_flag=True, help="No table, only how many figures were measured.")
 @format_option
 @output_option
 def command(
@@ -36,6 +37,7 @@ def command(
     precisions: tuple[str, ...],
     trials: tuple[str, ...],
     seed: int,
+    quiet: bool,
     format_: str,
     output: Path | None,
 ) -> None:
@@ -58,7 +60,9 @@ def command(
         if files
         else _of_run(what[0], pool, protocol, precisions, trials, seed, progress)
     )
-    if format_ == "table" and output is None:
+    if quiet:
+        pass
+    elif format_ == "table" and output is None:
         from flaxcomp.cli.benchmarking import print_table
 
         print_table(rows, Console(width=None if sys.stdout.isatty() else 200))

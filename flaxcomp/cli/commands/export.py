@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +34,15 @@ _LEASE_S = 300.0  # checking one file on a slow machine takes less
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Copy the files there too, as TRIAL.PRECISION.FORMAT."
 )
+@click.option("--quiet", is_flag=True, help="No table, only the number of files and what was flagged.")
 def command(
-    run: Path, rule: str | None, trials: tuple[str, ...], precisions: tuple[str, ...], no_onnx: bool, out: Path | None
+    run: Path,
+    rule: str | None,
+    trials: tuple[str, ...],
+    precisions: tuple[str, ...],
+    no_onnx: bool,
+    out: Path | None,
+    quiet: bool,
 ) -> None:
     """Export finished trials of RUN to TFLite and ONNX.
 
@@ -53,7 +61,9 @@ def command(
         finally:
             store.release(lease)
         rows = [row for row in store.frame().artifacts if row["trial"] in chosen and _wanted(row, spec)]
-    _print_table(rows)
+    if not quiet:
+        _print_table(rows)
+    _print_flagged(rows)
     if out is not None:
         _copy(paths, rows, out)
 
@@ -127,7 +137,13 @@ def _print_table(rows: Sequence["Row"]) -> None:
             shares = [f"{row['accuracy']:.4f}", f"{row['accuracy_drop']:+.4f}", f"{row['agreement']:.4f}"]
             figures = [f"{row['size_bytes']:,}", *shares, f"{row['max_abs_error']:.2g}"]
         table.add_row(row["trial"], row["precision"], row["format"], *figures, remark)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _print_flagged(rows: Sequence["Row"]) -> None:
+    for row in rows:
+        if row["flagged"]:
+            click.echo(f"flagged: {row['trial']} {row['precision']} {row['format']}: {row['reason']}")
     flagged = sum(bool(row["flagged"]) for row in rows)
     click.echo(f"{len(rows)} file{'' if len(rows) == 1 else 's'}, {flagged} flagged.")
 

@@ -20,6 +20,8 @@ GOALS: dict[str, Literal["maximize", "minimize"]] = {
 }
 # What tells figures apart that are not comparable.
 SETTING = ("precision", "device", "device_model", "emulated", "protocol", "threads", "runtime")
+IN_TABLE = ("precision", "device", "emulated")  # the rest where the rows differ in it
+CONFIG_IN_TABLE = 3  # those that tell most rows apart
 
 
 @click.command(name="front")
@@ -49,8 +51,12 @@ def command(run: Path, metrics: str | None, format_: str, output: Path | None) -
     known = columns_of(front, TRIAL_COLUMNS)
     if format_ == "table":
         config = known[: known.index(TRIAL_COLUMNS[0])]
-        setting = [name for name in SETTING if level != "trial" and any(row.get(name) is not None for row in front)]
-        known = list(dict.fromkeys(["trial", *names, *setting, *varying(front, config[1:])]))
+        known = [name for name in SETTING if level != "trial" and any(row.get(name) is not None for row in front)]
+        several = varying(front, SETTING) if len({row.get("device") for row in front}) < 2 else []
+        setting = [name for name in known if name in IN_TABLE or name in several]
+        told = [name for name in varying(front, config[1:]) if name != "distill.teacher"]
+        told.sort(key=lambda name: (not name.startswith("model."), -len({str(row.get(name)) for row in front})))
+        known = list(dict.fromkeys(["trial", *told[:CONFIG_IN_TABLE], *names, *setting]))
     write_rows(front, known, format_, output)
 
 

@@ -201,10 +201,10 @@ def _after_training(ctx: click.Context, loaded: "LoadedSweep", paths: "RunPaths"
 
     problem: UserError | None = None
     if loaded.sweep.export is not None:
-        ctx.invoke(export.command, run=paths.root)
+        ctx.invoke(export.command, run=paths.root, quiet=True)
     if pool is not None:
         try:
-            ctx.invoke(bench.command, what=(paths.root,), pool=pool)
+            ctx.invoke(bench.command, what=(paths.root,), pool=pool, quiet=True)
         except UserError as error:
             problem = error
     ctx.invoke(report.command, run=paths.root)
