@@ -25,7 +25,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## trials an hour beside Ray Tune, in the same run
+bench: $(INSTALLED) $(VENV)/.installed-bench  ## trials an hour beside Ray Tune, in the same run
 	$(BIN)/python -m benchmarks.throughput
 
 constraints: $(INSTALLED)  ## pin anew what pyproject.toml admits
@@ -33,12 +33,16 @@ constraints: $(INSTALLED)  ## pin anew what pyproject.toml admits
 		--python-version 3.11 pyproject.toml -o constraints.txt
 
 wheel: $(INSTALLED)
-	$(BIN)/uv build --quiet --wheel --out-dir dist
+	$(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir dist
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-bench: $(INSTALLED)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[bench]'
 	touch $@
 
 clean:

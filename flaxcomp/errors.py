@@ -22,7 +22,7 @@ class SweepFileError(UserError):
     def __init__(self, message: str, *, file: str | None = None, line: int | None = None) -> None:
         place = "" if file is None else f"{file}:{line}: " if line is not None else f"{file}: "
         super().__init__(place + message)
-        self.file, self.line = file, line
+        self.problem, self.file, self.line = message, file, line
 
 
 class MissingPackageError(UserError):

@@ -5,6 +5,7 @@ The same work as our side: Adam at two learning rates, batch 128, the same 54,00
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -71,7 +72,8 @@ def main() -> None:
         "seed": tune.grid_search(list(range(trials // 2))),
         "epochs": epochs,
     }
-    tuner = tune.Tuner(tune.with_resources(train, {"cpu": 1}), param_space=space, run_config=tune.RunConfig(verbose=0))
+    run_config = tune.RunConfig(verbose=0, storage_path=str(Path.cwd() / "ray_results"))
+    tuner = tune.Tuner(tune.with_resources(train, {"cpu": 1}), param_space=space, run_config=run_config)
     results = tuner.fit()
     print(json.dumps([result.metrics["test_accuracy"] for result in results]))
 

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from flaxcomp.checkpoint.room import require_room
 from flaxcomp.checkpoint.trees import Flat, checksum, flatten, nest
 from flaxcomp.errors import UserError
 
@@ -16,7 +18,12 @@ def save_models(models: dict[Path, dict[str, Any]]) -> None:
     """Write networks `{folder: {"params": ..., "stats": ...}}`; a folder appears whole or not at all, and replaces an old one.
 
     Writing overlaps between networks; returns when all are on disk.
+
+    Raises:
+        OSError: the disk is too full.
     """
+    for folder in models:
+        require_room(folder, sum(leaf.nbytes for leaf in jax.tree.leaves(models)))
     checkpointers = []
     for folder, model in models.items():
         flat = flatten(model)
@@ -45,7 +52,8 @@ def load_model(folder: Path) -> dict[str, Any]:
     except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged file
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
-            f"{folder}: the trained network cannot be read ({first_line}). `flaxcomp retry` trains it again."
+            f"{folder}: the trained network cannot be read ({first_line}). Put it back from a copy, or train it again in "
+            "another run folder."
         ) from None
     tree = nest(flat)
     return {"params": tree.get("params", {}), "stats": tree.get("stats", {})}

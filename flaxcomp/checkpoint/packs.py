@@ -1,7 +1,6 @@
 """Checkpoints of a pack in training: written while training goes on, the newest two kept."""
 
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -9,11 +8,10 @@ from typing import Any, Self
 
 import orbax.checkpoint as ocp
 
+from flaxcomp.checkpoint.room import require_room
 from flaxcomp.checkpoint.trees import Flat, checksum
 
 KEPT = 2  # the newest, and the one before for when the newest cannot be read
-
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells every step of every save
 
 
 class PackCheckpoints:
@@ -28,14 +26,23 @@ class PackCheckpoints:
     def __init__(self, folder: Path, attempt: int) -> None:
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=True, create=True)
         self._folder, self._attempt = folder, attempt
+        self._saved: int | None = None
         self._manager = ocp.CheckpointManager(folder / str(attempt), options=options, item_names=("state", "meta"))
 
     def save(self, step: int, state: Flat, meta: dict[str, Any]) -> None:
-        """Begin to write; returns when the arrays are safe from change. `meta` is JSON."""
+        """Begin to write; returns when the arrays are safe from change. `meta` is JSON. The same step again is nothing new.
+
+        Raises:
+            OSError: the disk is too full.
+        """
+        if step == self._saved:
+            return
+        require_room(self._folder, sum(array.nbytes for array in state.values()))
         meta = {**meta, "checksum": checksum(state)}
         self._manager.save(
             step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)), force=True
         )
+        self._saved = step
 
     def wait(self) -> None:
         """Return when all that was saved is on disk."""
@@ -47,7 +54,9 @@ class PackCheckpoints:
         Args:
             on_damage: told of every checkpoint that had to be passed over, and why.
         """
-        for step, path in self._newest_first():
+        left = self._newest_first()
+        while left:
+            step, path = left.pop(0)
             try:
                 with ocp.StandardCheckpointer() as checkpointer:
                     state: Flat = dict(checkpointer.restore(path / "state"))
@@ -56,7 +65,8 @@ class PackCheckpoints:
                     raise ValueError("its contents do not match their checksum")
             except Exception as error:  # Orbax, tensorstore and json raise many kinds for a damaged file
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-                on_damage(f"checkpoint {step} is damaged ({reason}): going back to the one before")
+                then = "going back to the one before" if left else "none is left before it, training starts anew"
+                on_damage(f"checkpoint {step} is damaged ({reason}): {then}")
                 continue
             return step, state, meta
         return None

@@ -1,5 +1,6 @@
 """The program `flaxcomp`: finds its commands in `commands/`, prints users' errors without a traceback."""
 
+import errno
 import importlib
 import pkgutil
 import sys
@@ -8,7 +9,11 @@ import click
 
 import flaxcomp
 import flaxcomp.cli.commands as commands
-from flaxcomp.errors import UserError
+from flaxcomp.errors import UserError, suggest
+
+# What a disk or its permissions refuse. Other errors of the system are faults of the program, which a traceback helps to find.
+_DISK = {errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC,
+         errno.ENOTDIR, errno.EPERM, errno.EROFS}  # fmt: skip
 
 
 class Commands(click.Group):
@@ -24,6 +29,11 @@ class Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}.{suggest(args[0], self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(flaxcomp.__version__, prog_name="flaxcomp")
@@ -38,6 +48,11 @@ def main() -> None:
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        click.echo(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror}", err=True)
+        sys.exit(UserError.exit_code)
 
 
 if __name__ == "__main__":

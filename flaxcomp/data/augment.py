@@ -33,8 +33,3 @@ def augment(images: jax.Array, spec: Augment, key: jax.Array) -> jax.Array:
         mean = images.mean((1, 2), keepdims=True)
         images = (images - mean) * jax.random.uniform(contrast, (n, 1, 1, 1), minval=low, maxval=high) + mean
     return images
-
-
-def is_random(spec: Augment) -> bool:
-    """Whether `augment` changes anything; if not, a teacher's outputs can be computed once per image."""
-    return bool(spec.pad or spec.flip or spec.brightness or spec.contrast is not None)

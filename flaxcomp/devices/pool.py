@@ -40,8 +40,12 @@ def load_pool(path: Path) -> Pool:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise UserError(f"there is no device pool {path}; see launch/devices/ for examples") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not a readable device pool: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: not a readable device pool: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        line = f":{error.problem_mark.line + 1}" if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark else ""
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UserError(f"{path}{line}: not a readable device pool: {problem}") from None
     entries = content.get("devices") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries or set(content) != {"devices"}:
         raise UserError(f"{path}: a device pool is one key, `devices`, with a list of at least one device")

@@ -1,19 +1,20 @@
-"""Convolution and pooling in several forms that compute the same.
+"""The layers that architectures are made of.
 
-XLA on CPU runs small convolutions far below the speed of its matrix products, so training may take a form made of those.
-Tracing for export, counting, coupling and quantization always takes the plain form, which other tools recognise.
-A contract test holds all forms equal.
+Training may compute them in the form that this chip runs fastest (`fast_forms`, `flaxcomp.models.forms`); tracing for export,
+counting, coupling and quantization always takes the plain form, which other tools recognise.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
+
+from flaxcomp.errors import UserError, suggest
+from flaxcomp.models.forms import conv_by_bands, conv_by_blocks, conv_by_patches, conv_by_taps
 
 Dense = nnx.Linear
 Dropout = nnx.Dropout
@@ -78,113 +79,18 @@ class Conv(nnx.Conv):
         return conv_by_patches if kh * kw * c_in <= 32 else conv_by_taps
 
 
-def conv_by_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution whose stride equals its kernel: each block of pixels is one row of a matrix product.
-
-    Args:
-        x: [n, h, w, c_in], h and w multiples of the kernel's.
-        kernel: [kh, kw, c_in, c_out].
-
-    Returns:
-        [n, h / kh, w / kw, c_out].
-    """
-    n, h, w, c = x.shape
-    kh, kw, _, c_out = kernel.shape
-    blocks = x.reshape(n, h // kh, kh, w // kw, kw, c).swapaxes(2, 3)  # [n, h', w', kh, kw, c]
-    return (blocks.reshape(-1, kh * kw * c) @ kernel.reshape(-1, c_out)).reshape(n, h // kh, w // kw, c_out)
-
-
-def conv_by_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Odd square kernel, stride 1, SAME: every pixel's neighbourhood is one row of a matrix product.
-
-    Args:
-        x: [n, h, w, c_in].
-        kernel: [k, k, c_in, c_out].
-
-    Returns:
-        [n, h, w, c_out].
-    """
-    n, h, w, c = x.shape
-    k, _, _, c_out = kernel.shape
-    p = k // 2
-    padded = jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)))
-    columns = jnp.concatenate([padded[:, i : i + h, j : j + w] for i in range(k) for j in range(k)], -1)
-    return (columns.reshape(-1, k * k * c) @ kernel.reshape(-1, c_out)).reshape(n, h, w, c_out)
-
-
-def conv_by_bands(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Odd square kernel, stride 1, SAME: k whole image rows times a banded (Toeplitz) matrix give one output row.
-
-    Wastes width / k of the products on zeros and wins all the same where channels are few, because the product is large.
-
-    Args:
-        x: [n, h, w, c_in].
-        kernel: [k, k, c_in, c_out].
-
-    Returns:
-        [n, h, w, c_out].
-    """
-    n, h, w, c = x.shape
-    k, _, _, c_out = kernel.shape
-    p = k // 2
-    padded = jnp.pad(x, ((0, 0), (p, p), (0, 0), (0, 0))).reshape(n, h + 2 * p, w * c)
-    rows = jnp.concatenate([padded[:, i : i + h] for i in range(k)], -1)  # [n, h, k * w * c]
-    taps = np.stack([np.eye(w, w, p - j) for j in range(k)]).astype(
-        np.dtype(kernel.dtype)
-    )  # taps[j, a, b] = 1 where a = b + j - p
-    band = jnp.einsum("ijco,jab->iacbo", kernel, taps).reshape(k * w * c, w * c_out)
-    return (rows.reshape(n * h, -1) @ band).reshape(n, h, w, c_out)
-
-
-@jax.custom_vjp
-def conv_by_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Odd square kernel, stride 1, SAME: the library's convolution, with a kernel gradient of one product per tap.
-
-    The library's own kernel gradient runs on one thread inside a loop on CPU, 10 to 80 times slower.
-
-    Args:
-        x: [n, h, w, c_in].
-        kernel: [k, k, c_in, c_out].
-
-    Returns:
-        [n, h, w, c_out].
-    """
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    out: jax.Array = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions)
-    return out
-
-
-def _taps_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return conv_by_taps(x, kernel), (x, kernel)
-
-
-def _taps_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    _, h, w, c = x.shape
-    k, _, _, c_out = kernel.shape
-    p = k // 2
-    to_input = conv_by_taps(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-    padded = jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)))
-    flat = gradient.reshape(-1, c_out)
-    taps = [padded[:, i : i + h, j : j + w].reshape(-1, c).T @ flat for i in range(k) for j in range(k)]
-    return to_input, jnp.stack(taps).reshape(kernel.shape)
-
-
-conv_by_taps.defvjp(_taps_forward, _taps_backward)
-
-
-def max_pool(x: jax.Array, size: int) -> jax.Array:
-    """Maximum over blocks of size x size pixels; a rest at the right and bottom edge is dropped (VALID).
+def max_pool(x: jax.Array, size: int, stride: int | None = None, padding: str = "VALID") -> jax.Array:
+    """Maximum over windows of size x size pixels.
 
     Args:
         x: [n, h, w, c].
-
-    Returns:
-        [n, h // size, w // size, c].
+        stride: `size` if not given.
+        padding: `VALID` drops a rest at the right and bottom edge, `SAME` pads with minus infinity.
     """
+    stride = stride or size
     n, h, w, c = x.shape
-    if not _fast.get() or h % size or w % size:
-        pooled: jax.Array = nnx.max_pool(x, (size, size), (size, size))
+    if not _fast.get() or stride != size or h % size or w % size:
+        pooled: jax.Array = nnx.max_pool(x, (size, size), (stride, stride), padding)
         return pooled
     # A maximum of slices: XLA's windowed reduction and its gradient (select and scatter) are slow on CPU.
     rows = x.reshape(n, h // size, size, w // size, size, c)
@@ -193,3 +99,102 @@ def max_pool(x: jax.Array, size: int) -> jax.Array:
     for cell in cells[1:]:
         out = jnp.maximum(out, cell)
     return out
+
+
+def avg_pool(x: jax.Array, size: int, stride: int | None = None, padding: str = "VALID") -> jax.Array:
+    """Mean over windows of size x size pixels; padding is not counted, or int8 conversion would refuse it."""
+    stride = stride or size
+    pooled: jax.Array = nnx.avg_pool(x, (size, size), (stride, stride), padding, count_include_pad=False)
+    return pooled
+
+
+def global_avg_pool(x: jax.Array) -> jax.Array:
+    """Mean over all pixels, [n, h, w, c] to [n, 1, 1, c], as one window: unlike `jnp.mean` it stays int8 after conversion."""
+    pooled: jax.Array = nnx.avg_pool(x, x.shape[1:3], (1, 1))
+    return pooled
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """[n, ...] to [n, features], which is what a dense layer must be given."""
+    return x.reshape(x.shape[0], -1)
+
+
+def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
+    """Deal the channels of each group out over all groups (ShuffleNet, figure 1): [n, h, w, c], c a multiple of `groups`."""
+    n, h, w, c = x.shape
+    return x.reshape(n, h, w, groups, c // groups).swapaxes(3, 4).reshape(n, h, w, c)
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """Return relu, relu6, swish (silu), hard_swish, elu, leaky_relu, tanh or sigmoid.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    known: dict[str, Callable[[jax.Array], jax.Array]] = {
+        "relu": nnx.relu, "relu6": nnx.relu6, "swish": nnx.swish, "hard_swish": nnx.hard_swish, "elu": nnx.elu,
+        "leaky_relu": nnx.leaky_relu, "tanh": nnx.tanh, "sigmoid": nnx.sigmoid,
+    }  # fmt: skip
+    if name not in known:
+        raise UserError(f"no activation is called {name!r}.{suggest(name, known)}")
+    return known[name]
+
+
+class ConvBN(nnx.Module):
+    """Convolution without bias, batch norm, activation (None: none), the brick of most networks here.
+
+    Args:
+        c_in, c_out: channels.
+        size: of the square kernel, or (height, width).
+        groups: of a grouped convolution; `c_in` for a depthwise one.
+        momentum: Flax's, the share of the old statistics that stays: 1 minus PyTorch's.
+    """
+
+    def __init__(
+        self, c_in: int, c_out: int, size: int | tuple[int, int], stride: int = 1, *, groups: int = 1, act: str | None = "relu",
+        padding: Any = "SAME", momentum: float = 0.9, epsilon: float = 1e-5, kernel_init: Any = None, rngs: nnx.Rngs,
+    ) -> None:  # fmt: skip
+        kernel = (size, size) if isinstance(size, int) else size
+        init = kernel_init or nnx.initializers.he_normal()
+        self.conv = Conv(c_in, c_out, kernel, strides=(stride, stride), padding=padding, feature_group_count=groups,
+                         use_bias=False, kernel_init=init, rngs=rngs)  # fmt: skip
+        self.bn = BatchNorm(c_out, momentum=momentum, epsilon=epsilon, rngs=rngs)
+        self.act = act
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.bn(self.conv(x))
+        return x if self.act is None else activation(self.act)(x)
+
+
+class SqueezeExcite(nnx.Module):
+    """Squeeze-and-Excitation (Hu et al. 2018, equations 2 to 4): channels scaled by a gate that sees all pixels.
+
+    Args:
+        channels: c of the input.
+        squeezed: units in the middle.
+    """
+
+    def __init__(self, channels: int, squeezed: int, *, act: str = "relu", gate: str = "sigmoid", rngs: nnx.Rngs) -> None:
+        self.squeeze = Conv(channels, squeezed, (1, 1), rngs=rngs)
+        self.excite = Conv(squeezed, channels, (1, 1), rngs=rngs)
+        self.act, self.gate = act, gate
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gate = self.excite(activation(self.act)(self.squeeze(global_avg_pool(x))))
+        return x * activation(self.gate)(gate)
+
+
+class DropPath(nnx.Module):
+    """Stochastic depth: in training an image's residual branch is dropped with probability `rate`, and scaled otherwise."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.deterministic = False
+
+    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        if self.deterministic or self.rate == 0:
+            return x
+        if rngs is None:
+            raise ValueError("drop-path in training mode needs rngs with a stream `dropout`")
+        kept = jax.random.bernoulli(rngs.dropout(), 1 - self.rate, (x.shape[0], 1, 1, 1))
+        return jnp.where(kept, x / (1 - self.rate), 0)

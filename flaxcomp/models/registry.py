@@ -20,7 +20,7 @@ from flaxcomp.models.config import ModelConfig
 if TYPE_CHECKING:
     from flax import nnx
 
-_NOT_ARCHITECTURES = {"config", "registry", "layers", "counting"}
+_NOT_ARCHITECTURES = {"config", "registry", "layers", "forms", "counting"}
 _HEAVY = {"jax", "flax", "optax", "flaxcomp.models.layers"}
 
 
@@ -64,7 +64,8 @@ def canonical(model: dict[str, Any]) -> dict[str, Any]:
     config = config_of(model)
     default = _configs()[model["name"]]
     changed = {f: getattr(config, f) for f in config.__struct_fields__ if getattr(config, f) != getattr(default, f)}
-    return {"name": model["name"], **msgspec.to_builtins(changed)}
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(changed))  # lists, as in a file and in the store
+    return {"name": model["name"], **plain}
 
 
 def build(model: dict[str, Any], input_shape: tuple[int, int, int], num_classes: int, rngs: "nnx.Rngs") -> "nnx.Module":
@@ -72,14 +73,16 @@ def build(model: dict[str, Any], input_shape: tuple[int, int, int], num_classes:
 
     Args:
         model: name and options, as in a sweep file.
-        input_shape: height, width, channels.
-        num_classes: how many logits come out.
+        input_shape: height, width, channels of the data; an option of the model with that name goes first.
+        num_classes: how many logits come out; likewise.
         rngs: a stream `params` for the initial weights.
 
     Returns:
         A module from float [n, h, w, c] to logits float [n, num_classes]; call it with `rngs=` in training mode.
     """
     config = config_of(model)
+    input_shape = tuple(model.get("input_shape", input_shape))
+    num_classes = model.get("num_classes", num_classes)
     module = importlib.import_module(f"flaxcomp.models.{_files()[model['name']]}")
     # `config` comes from the light reading of the file: hand the module an instance of its own class.
     own = msgspec.convert(msgspec.to_builtins(msgspec.structs.asdict(config)), type(module.NAMES[model["name"]]))

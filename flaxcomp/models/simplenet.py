@@ -8,14 +8,16 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from flaxcomp.models.config import ModelConfig
+from flaxcomp.models.config import Classifier, Count, Share
 
 
-class SimpLeNet(ModelConfig, frozen=True):
-    widths: Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(min_length=1)]  # channels of the 5x5 convolutions
+class SimpLeNet(Classifier, frozen=True, kw_only=True):
+    num_classes: Count = 10
+    input_shape: tuple[Count, Count, Count] = (28, 28, 1)
+    widths: Annotated[tuple[Count, ...], Meta(min_length=1)]  # channels of the 5x5 convolutions
     halving: Literal["pool", "convolution"] = "pool"  # what halves height and width after each of them
     hidden: Annotated[int, Meta(ge=0)] = 0  # units of the dense layer before the logits; 0: there is none
-    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # share dropped after the hidden layer
+    dropout: Share = 0.0  # share dropped after the hidden layer
 
 
 NAMES = {

@@ -1,9 +1,11 @@
 """The reconciler: trials that are wanted minus trials that are finished, given to workers; the only writer of the store."""
 
+import contextlib
 import dataclasses
 import os
 import platform
 import shutil
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,7 +22,7 @@ from flaxcomp.store.records import Store
 from flaxcomp.sweep.expand import Trial
 from flaxcomp.sweep.plan import Pack, form_packs
 from flaxcomp.sweep.spec import Resources, Retry, TrialConfig
-from flaxcomp.train.job import EpochDone, Event, Failed, Finished, Note, PackJob, Stopped
+from flaxcomp.train.job import EpochDone, Event, Failed, Finished, Note, PackJob, Stopped, Tick
 
 LEASE_TTL_S = 30.0
 _POLL_S = 0.2
@@ -183,16 +185,17 @@ class Controller:
             return
         self._failures = False
         self._released: list[Pack] = []
-        self._finished_packs: list[Pack] = []
-        with self.store.batch(self._lease):
+        self._dissolved: list[Pack] = []  # nobody goes on from their checkpoints
+        worth_recording = any(not isinstance(event, Tick) for event in events)
+        with self.store.batch(self._lease) if worth_recording else contextlib.nullcontext():
             for event in events:
                 self._handle(event)
-        for pack in self._finished_packs:
+        for pack in self._dissolved:
             shutil.rmtree(self.paths.pack(pack.id), ignore_errors=True)
         if self._failures:
             self._statuses = self.store.statuses()
             self._queue.extend(self._released)
-        if self._failures or any(trial in self._needed for pack in self._finished_packs for trial in pack.trial_ids):
+        if self._failures or any(trial in self._needed for pack in self._dissolved for trial in pack.trial_ids):
             self._plan_new()
 
     def _handle(self, event: Event) -> None:
@@ -221,7 +224,7 @@ class Controller:
         self.store.finish_pack(self._lease, pack.id, attempt, event.results)
         del self._running[pack.id]
         self._set(pack.trial_ids, "finished")
-        self._finished_packs.append(pack)
+        self._dissolved.append(pack)
 
     def _interrupted(self, pack: Pack, attempt: int) -> None:
         self.store.interrupt_pack(self._lease, pack.id, attempt)
@@ -235,14 +238,14 @@ class Controller:
             self._storage_error, self._stop = event.error, True
             return
         allowed = {"error": self.retry.error, "out_of_memory": self.retry.out_of_memory, "lost": self.retry.lost}[event.kind]
-        statuses = {}
-        for trial in pack.trial_ids:
-            earlier = self.store.failures_of(trial).get(event.kind, 0)
-            statuses[trial] = "pending" if earlier < allowed else "failed"
+        earlier = {trial: self.store.failures_of(trial).get(event.kind, 0) for trial in pack.trial_ids}
+        statuses = {trial: "pending" if count < allowed else "failed" for trial, count in earlier.items()}
         self.store.fail_pack(self._lease, pack.id, attempt, kind=event.kind, error=event.error, statuses=statuses)
         del self._running[pack.id]
-        if event.kind == "out_of_memory":
-            self._size_limit[pack.signature] = max(1, len(pack.trial_ids) // 2)
+        if event.kind == "out_of_memory" and len(pack.trial_ids) > 1:
+            last_try_comes = max(earlier.values()) + 1 >= allowed
+            self._size_limit[pack.signature] = 1 if last_try_comes else len(pack.trial_ids) // 2
+            self._dissolved.append(pack)
         self._failures = True
         if event.kind == "lost" and "failed" not in statuses.values():
             self.store.form_packs(self._lease, [pack])  # the same pack again, from its checkpoint
@@ -272,15 +275,20 @@ def acquire(store: Store) -> Lease:
 
 
 def check_writable(paths: RunPaths) -> None:
-    """Refuse a run folder that cannot be made or written, before anything is trained.
+    """Refuse a run folder that cannot be made or written, before anything is trained. One that is not there is not made.
 
     Raises:
         UserError: with the reason.
     """
+    made = [folder for folder in (paths.root, *paths.root.parents) if not os.path.lexists(folder)]
     try:
-        paths.root.mkdir(parents=True, exist_ok=True)
-        probe = paths.root / ".writable"
-        probe.write_bytes(b"\0" * 4096)
-        probe.unlink()
+        try:
+            paths.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=paths.root) as probe:
+                probe.write(b"\0" * 4096)
+        finally:
+            for folder in made:
+                with contextlib.suppress(OSError):  # not made, or in use by another program already
+                    folder.rmdir()
     except OSError as error:
         raise UserError(f"the run folder {paths.root} must be writable: {error.strerror}. Choose another with --out.") from None

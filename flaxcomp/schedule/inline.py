@@ -1,10 +1,11 @@
 """Everything in one process: the executor for one machine without Ray, for debugging and for tests."""
 
+import contextlib
 import queue
 import threading
 
 from flaxcomp.schedule.worker import Worker
-from flaxcomp.train.job import Event, Failed, PackJob
+from flaxcomp.train.job import Event, Failed, Finished, PackJob, Stopped
 
 
 class InlineExecutor:
@@ -39,12 +40,13 @@ class InlineExecutor:
 
     def events(self, timeout_s: float) -> list[Event]:
         found: list[Event] = []
-        try:
+        with contextlib.suppress(queue.Empty):
             found.append(self._queue.get(timeout=timeout_s))
             while True:
                 found.append(self._queue.get_nowait())
-        except queue.Empty:
-            return found
+        if self._thread is not None and found and isinstance(found[-1], Finished | Stopped | Failed):
+            self._thread.join()  # it has nothing left to do: the worker is free
+        return found
 
     def request_stop(self) -> None:
         self._worker.request_stop()

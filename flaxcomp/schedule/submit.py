@@ -1,6 +1,7 @@
 """Hand a sweep to a running Ray cluster through its Jobs API."""
 
 import shlex
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,7 +39,9 @@ def read_target(file: Path) -> RayTarget:
         raise UserError(f"{file} must be a mapping with the keys {known}: {error}") from None
 
 
-def submit(target: RayTarget, sweep_text: str, run_folder: Path, overrides: tuple[str, ...]) -> str:
+def submit(
+    target: RayTarget, sweep_text: str, run_folder: Path, overrides: tuple[str, ...], files: dict[str, Path] | None = None
+) -> str:
     """Start `flaxcomp run` as a job of the cluster and return the job's id at once.
 
     Args:
@@ -46,30 +49,23 @@ def submit(target: RayTarget, sweep_text: str, run_folder: Path, overrides: tupl
         sweep_text: the sweep file, which travels with the job.
         run_folder: absolute; seen by the cluster under the same path.
         overrides: as for `--set`.
+        files: what the sweep refers to, by the relative path that it uses; they travel too.
 
     Raises:
         UserError: the cluster does not answer or refuses.
     """
     from ray.job_submission import JobSubmissionClient
 
-    command = [
-        "python",
-        "-m",
-        "flaxcomp.cli.main",
-        "run",
-        "sweep.yaml",
-        "--out",
-        str(run_folder),
-        "--address",
-        "auto",
-        "--train-only",
-    ]
+    command = ["python", "-m", "flaxcomp.cli.main", "run", "sweep.yaml", "--out", str(run_folder), "--address", "auto"]
     for override in overrides:
         command += ["--set", override]
     if target.store:
         command += ["--store", target.store]
     with tempfile.TemporaryDirectory(prefix="flaxcomp-submit-") as folder:
         (Path(folder) / "sweep.yaml").write_text(sweep_text)
+        for name, path in (files or {}).items():
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, Path(folder) / name)
         try:
             client = JobSubmissionClient(target.jobs)
             job: str = client.submit_job(

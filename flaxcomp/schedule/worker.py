@@ -1,6 +1,7 @@
 """A warm worker: JAX imported, data on the device, programs compiled. Knows nothing of Ray."""
 
 import errno
+import gc
 import os
 import platform
 import threading
@@ -15,13 +16,18 @@ if TYPE_CHECKING:
     from flaxcomp.data.arrays import Arrays
     from flaxcomp.train.pack import Trainer
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 class Worker:
-    """Trains packs one after the other and turns errors into events."""
+    """Trains packs one after the other and turns errors into events.
 
-    def __init__(self) -> None:
+    Args:
+        accelerator: it was given one, so that training on the CPU would be a mistake.
+    """
+
+    def __init__(self, *, accelerator: bool = False) -> None:
+        self._accelerator = accelerator
         self._trainers: dict[str, Trainer] = {}
         self._stop = threading.Event()
 
@@ -56,18 +62,20 @@ class Worker:
             from flaxcomp.train.pack import Trainer
             from flaxcomp.train.runtime import configure
 
-            configure()
+            configure(accelerator=self._accelerator)
+            gc.collect()  # what failed before may hold the device's memory in cycles
             self._trainers[name] = Trainer(arrays or load(name))
         return self._trainers[name]
 
 
 def kind_of(error: BaseException) -> Literal["error", "out_of_memory", "storage"]:
-    """Tell failures apart: out_of_memory, storage (disk full or not writable), or error (the configuration's own)."""
+    """Tell failures apart: out_of_memory, storage (disk full, failing or not writable), or error (the configuration's own)."""
     text = str(error)
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "Out of memory" in text:
-        return "out_of_memory"
+    # The disk first: tensorstore calls a full one RESOURCE_EXHAUSTED, as XLA does a full memory.
     if (isinstance(error, OSError) and error.errno in _DISK) or "No space left on device" in text or "Disk quota" in text:
         return "storage"
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "Out of memory" in text:
+        return "out_of_memory"
     return "error"
 
 

@@ -111,6 +111,20 @@ def connect(paths: RunPaths, store_url: str | None, given: URL | None) -> Databa
     return Database(parse_url(store_url) if given is None else given)
 
 
+def check_reachable(url: URL) -> None:
+    """Connect once.
+
+    Raises:
+        UserError: the server does not answer or refuses.
+    """
+    database = Database(url)
+    try:
+        with database.transaction():
+            pass
+    finally:
+        database.close()
+
+
 def parse_url(text: str) -> URL:
     """Read the URL of a server's database; `postgresql://` means psycopg 3.
 

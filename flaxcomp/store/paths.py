@@ -52,7 +52,7 @@ class RunPaths:
         return self.trial(trial_id) / "best"
 
     def teacher_logits(self, trial_id: str) -> Path:
-        """A teacher's logits of all training images, float32 [images, classes], for its students."""
+        """A teacher's logits of all training images, float32 [images, classes] and their CRC-32, for its students."""
         return self.trial(trial_id) / "train_logits.f32"
 
     @property

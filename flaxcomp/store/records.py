@@ -71,6 +71,8 @@ class Store(Reading):
 
         given = None if url is None else databases.parse_url(url)
         shown = None if given is None else databases.without_password(given)
+        if given is not None and not paths.run_file.exists():
+            databases.check_reachable(given)  # or the folder would be bound to a server that is not there
         file = claim_run_file(paths, RunFile(secrets.token_hex(8), name, shown, clock()))
         if file.name != name:
             raise UserError(
@@ -83,11 +85,15 @@ class Store(Reading):
             )
         database = databases.connect(paths, file.store_url, given)
         store = cls(paths, file, database, database, clock)
-        with database.transaction():  # one at a time, of several programs that create the run
-            database.prepare(clock())
-            database.add_run(file.run_id, name, sweep_text, sweep_json, clock())
-            if not paths.sweep_file.exists():
-                write_text(paths.sweep_file, sweep_text)
+        try:
+            with database.transaction():  # one at a time, of several programs that create the run
+                database.prepare(clock())
+                database.add_run(file.run_id, name, sweep_text, sweep_json, clock())
+                if not paths.sweep_file.exists():
+                    write_text(paths.sweep_file, sweep_text)
+        except BaseException:
+            store.close()
+            raise
         return store
 
     @classmethod

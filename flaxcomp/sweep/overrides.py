@@ -9,7 +9,7 @@ the sweep's own keys (`resources.pack`, `name`, `teachers.big.train.epochs`) tak
 import functools
 from collections.abc import Sequence
 
-from flaxcomp.errors import suggest
+from flaxcomp.errors import SweepFileError, suggest
 from flaxcomp.sweep.check import fields, kind_at
 from flaxcomp.sweep.document import Node, Place, Route, parse, show
 from flaxcomp.sweep.parameters import Path, read_forms
@@ -53,7 +53,10 @@ def _split(text: str) -> tuple[Path, Node]:
     path = tuple(name.strip().split("."))
     if not sign or not all(path) or not values.strip():
         raise place.error("an override is PATH=VALUE or PATH=VALUE,VALUE, such as train.epochs=1")
-    return path, Node(parse(f"[{values}]", place.file).value, place)
+    try:
+        return path, Node(parse(f"[{values}]", place.file).value, place)
+    except SweepFileError as error:  # its line would be one of the argument
+        raise place.error(error.problem) from None
 
 
 def _set_trial(document: Node, path: Path, values: Node) -> Node:

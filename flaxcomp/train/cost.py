@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import msgspec
 
+from flaxcomp.checkpoint.packs import KEPT
 from flaxcomp.data import catalog
 from flaxcomp.models.counting import Counts, count
 from flaxcomp.sweep.spec import TrialConfig
@@ -16,7 +17,8 @@ _EFFICIENCY = 0.3  # of the chip's matrix products that small convolutions reach
 _OVERHEAD_S = 5e-6  # for each image: gathering, normalising, the optimizer's share
 _PASSES = 3  # forward, and two products backward for each one forward
 _NOMINAL_FLOPS = 2e11
-_STATE_COPIES = 4  # parameters, two moments, the best network so far
+_STATE_COPIES = 4  # in a checkpoint: parameters, two moments, the best network so far
+_NETWORKS = 2  # that a finished trial leaves: the last and the best
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Cost:
     params, trainable_params, macs: as `flaxcomp.models.counting.Counts`.
     step_flops: of one training step of one trial.
     seconds: of training on this machine alone in its pack, compiling left out.
-    disk_bytes: of its finished networks, and of its checkpoint while it trains.
+    disk_bytes: of its finished networks, and of its checkpoints while it trains.
     """
 
     params: int
@@ -43,7 +45,7 @@ def estimate(config: TrialConfig) -> Cost:
     seconds = _seconds(config, matrix_product_flops())
     return Cost(
         counts.params, counts.trainable_params, counts.macs, flops_per_image * config.train.batch_size, seconds,
-        4 * counts.params * (2 + _STATE_COPIES),
+        4 * counts.params * (_NETWORKS + KEPT * _STATE_COPIES),
     )  # fmt: skip
 
 

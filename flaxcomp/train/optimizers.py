@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules whose numbers are inputs of the compiled program, not part of it."""
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -22,8 +23,8 @@ def make_optimizer(spec: Optimizer, hyper: Hyper) -> optax.GradientTransformatio
         hyper: scalars by the names of HYPER_PARAMETERS, traced.
 
     Returns:
-        L2 weight decay (added to the gradient), then Adam (Kingma and Ba 2015, algorithm 1), RMSProp (with momentum) or SGD
-        with momentum, Nesterov's form if wanted.
+        L2 weight decay (added to the gradient), then Adam (Kingma and Ba 2015, algorithm 1), RMSProp (epsilon inside the root;
+        momentum over the scaled gradient, before the learning rate) or SGD with momentum, Nesterov's form if wanted.
     """
     rules = {
         "adam": lambda: optax.scale_by_adam(hyper["beta1"], hyper["beta2"], hyper["epsilon"]),
@@ -42,16 +43,18 @@ def make_rate(spec: Schedule, epochs: int, steps_per_epoch: int) -> Callable[[An
     exponential factor^floor(epoch / every_epochs).
     """
     total = epochs * steps_per_epoch
+    # Counted in whole numbers: XLA divides by a constant by multiplying with its reciprocal, and floor then falls one short.
+    span = max(Fraction(spec.every_epochs * steps_per_epoch).limit_denominator(100), Fraction(1, 100))
 
-    def rate(step: Any) -> Any:
-        step = jnp.asarray(step, jnp.float32)
+    def rate(number: Any) -> Any:
+        step = jnp.asarray(number, jnp.float32)
         if spec.name == "cosine":
             return spec.final + (1 - spec.final) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / total, 1.0)))
         if spec.name == "multi_step":
             marks = jnp.asarray([m * steps_per_epoch for m in spec.milestones], jnp.float32)
             return jnp.power(jnp.float32(spec.factor), (step >= marks).sum())
         if spec.name == "exponential":
-            return jnp.power(jnp.float32(spec.factor), jnp.floor(step / (spec.every_epochs * steps_per_epoch)))
+            return jnp.power(jnp.float32(spec.factor), jnp.asarray(number) * span.denominator // span.numerator)
         return jnp.ones_like(step)
 
     return rate

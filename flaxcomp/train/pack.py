@@ -1,6 +1,5 @@
 """Train a pack from wherever its checkpoints leave off, telling what happens as it happens."""
 
-import functools
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
@@ -9,36 +8,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxcomp import durable
 from flaxcomp.checkpoint import trees
-from flaxcomp.checkpoint.models import load_model, save_models
+from flaxcomp.checkpoint.models import save_models
 from flaxcomp.checkpoint.packs import PackCheckpoints
 from flaxcomp.data.arrays import Arrays
-from flaxcomp.data.augment import is_random
 from flaxcomp.models.counting import count
 from flaxcomp.store.paths import RunPaths
-from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.train.job import EpochDone, Event, Finished, Note, PackJob, Stopped, Tick
 from flaxcomp.train.metrics import classification_metrics
-from flaxcomp.train.program import Program, State
+from flaxcomp.train.program import Model, Program, State
+from flaxcomp.train.resident import Resident
+from flaxcomp.train.teachers import Teachers
 
 DISPATCH_SECONDS = 0.7  # the wanted length of one dispatch: rarely enough to cost nothing, often enough to show and to stop
+_GROWTH = 16  # a dispatch has at most so many times the steps of the one before it
+_PROGRAMS_KEPT = 8
 
 
 class Trainer:
-    """Trains packs one after the other; keeps data, programs and teachers' outputs between them.
+    """Trains packs one after the other; keeps data and programs between them.
 
     Args:
         arrays: the data set of all packs.
     """
 
     def __init__(self, arrays: Arrays) -> None:
-        self.arrays = arrays
-        self._program = functools.lru_cache(maxsize=8)(self._make_program)
-        self._logits = functools.lru_cache(maxsize=16)(self._teacher_logits)
+        self.data = Resident.of(arrays)
+        self.teachers = Teachers(self.data)
+        self._programs: dict[str, Program] = {}  # by signature, the one used last at the end
 
     def train(self, job: PackJob, should_stop: Callable[[], bool]) -> Iterator[Event]:
-        """Yield what happens, the last event being Finished or Stopped; errors are raised."""
+        """Yield what happens, the last event being Finished or Stopped, when all that it tells of is on disk.
+
+        Errors are raised, those of a checkpoint's writer by the next save or at the end.
+        """
         run = _PackRun(self, job)
         with PackCheckpoints(RunPaths.at(job.root).pack(job.pack_id), job.attempt) as checkpoints:
             yield from run.restore(checkpoints)
@@ -46,6 +49,7 @@ class Trainer:
                 stopped = yield from run.train_epoch(should_stop)
                 if stopped:
                     run.save(checkpoints)
+                    checkpoints.wait()
                     yield Stopped(job.pack_id, job.attempt)
                     return
                 yield run.finish_epoch()
@@ -54,70 +58,14 @@ class Trainer:
         yield Finished(job.pack_id, job.attempt, run.results())
 
     def program(self, job: PackJob) -> Program:
-        """The pack's program, compiled already if an equal one ran before."""
-        return self._program(_ProgramKey(job))
-
-    def teacher_logits(self, job: PackJob) -> tuple[jax.Array | None, list[int]]:
-        """Return (logits [teachers, images, classes] or None, index of each trial's teacher)."""
-        wanted = [c.distill.teacher if c.distill else "" for c in job.configs.values()]
-        ids = sorted({t for t in wanted if t})
-        config = next(iter(job.configs.values()))
-        if not ids or is_random(config.train.augment):
-            return None, [0] * len(wanted)
-        table = jnp.asarray(np.stack([self._logits(job.root, t, _Hashed(job.teachers[t])) for t in ids]))
-        return table, [ids.index(t) for t in wanted]
-
-    def write_teacher_logits(self, root: str, trial_id: str, program: Program) -> np.ndarray[Any, Any]:
-        """Compute a network's logits of all training images and keep them beside it for its students."""
-        model = load_model(RunPaths.at(root).model(trial_id))
-        logits = np.asarray(program.all_logits(model["params"], model["stats"]))
-        durable.write_bytes(RunPaths.at(root).teacher_logits(trial_id), logits.astype(np.float32).tobytes())
-        return logits
-
-    def _teacher_logits(self, root: str, trial_id: str, hashed: "_Hashed") -> np.ndarray[Any, Any]:
-        file = RunPaths.at(root).teacher_logits(trial_id)
-        shape = (len(self.arrays.train_labels), self.arrays.info.num_classes)
-        if file.exists() and file.stat().st_size == 4 * shape[0] * shape[1]:
-            return np.fromfile(file, np.float32).reshape(shape)
-        return self.write_teacher_logits(root, trial_id, Program(hashed.config, self.arrays, 1))
-
-    def _make_program(self, key: "_ProgramKey") -> Program:
-        job = key.job
-        config = next(iter(job.configs.values()))
-        teacher = None
-        if config.distill and is_random(config.train.augment):
-            teacher_config = job.teachers[config.distill.teacher]
-            model = load_model(RunPaths.at(job.root).model(config.distill.teacher))
-            params, stats = jax.tree.map(jnp.asarray, (model["params"], model["stats"]))
-            teacher = Program(teacher_config, self.arrays, 1).bind(params, stats)
-        return Program(config, self.arrays, len(job.configs), teacher)
-
-
-class _Hashed:
-    """A teacher's configuration beside its id, which alone decides equality."""
-
-    def __init__(self, config: TrialConfig) -> None:
-        self.config = config
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashed)
-
-    def __hash__(self) -> int:
-        return 0
-
-
-class _ProgramKey:
-    """Equal for packs that run the same program."""
-
-    def __init__(self, job: PackJob) -> None:
-        self.job = job
-        self._key = (job.signature, len(job.configs))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ProgramKey) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
+        """The program of the pack's signature, compiled already if one like it ran before."""
+        program = self._programs.pop(job.signature, None)
+        if program is None:
+            while len(self._programs) >= _PROGRAMS_KEPT:
+                del self._programs[next(iter(self._programs))]
+            program = Program(next(iter(job.configs.values())), self.data, self.teachers.network(job))
+        self._programs[job.signature] = program
+        return program
 
 
 class _PackRun:
@@ -130,11 +78,12 @@ class _PackRun:
         self.config = self.configs[0]
         self.epochs = self.config.train.epochs
         self.program = trainer.program(job)
-        self.teacher_logits, teachers = trainer.teacher_logits(job)
+        self.lessons, teachers = trainer.teachers.lessons(job)
         self.hyper = self.program.hyper(self.configs, teachers)
-        self.epoch, self.step, self.seconds, self.epoch_seconds = 0, 0, 0.0, 0.0
+        self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.rows: list[dict[str, Any]] = []
         self._steps_a_dispatch = 1
+        self._timed_steps, self._timed_seconds = 0, 0.0  # of this epoch
 
     def restore(self, checkpoints: PackCheckpoints) -> Iterator[Event]:
         notes: list[str] = []
@@ -164,28 +113,24 @@ class _PackRun:
         """Train to the end of the epoch; the generator's value is true if it was stopped before."""
         program, total = self.program, self.program.steps_per_epoch
         order = program.order(self.hyper, self.epoch)
-        self.epoch_seconds = 0.0
+        self._timed_steps, self._timed_seconds = 0, 0.0
         while self.step < total:
             if should_stop():
                 return True
             last = min(self.step + self._steps_a_dispatch, total)
-            began = time.perf_counter()
-            self.state = program.train(self.state, self.hyper, order, self.teacher_logits, self.epoch, self.step, last)
+            compiled, began = program.compilations(), time.perf_counter()
+            self.state = program.train(self.state, self.hyper, order, self.lessons, self.epoch, self.step, last)
             jax.block_until_ready(self.state["loss_sum"])
-            seconds = time.perf_counter() - began
-            if self._steps_a_dispatch > 1 or last == total:  # the first dispatch compiles
-                self.seconds += seconds
-                self.epoch_seconds += seconds
-            steps = last - self.step
+            seconds, steps = time.perf_counter() - began, last - self.step
             self.step = last
             yield self._tick(steps, seconds)
-            self._steps_a_dispatch = self._next_dispatch(steps, seconds)
+            if program.compilations() == compiled:  # else the time says nothing about training
+                self.seconds += seconds
+                self._timed_steps += steps
+                self._timed_seconds += seconds
+                fitting = int(DISPATCH_SECONDS * steps / max(seconds, 1e-6))
+                self._steps_a_dispatch = max(1, min(fitting, _GROWTH * self._steps_a_dispatch))
         return False
-
-    def _next_dispatch(self, steps: int, seconds: float) -> int:
-        if self._steps_a_dispatch == 1:
-            return 8  # the first call's time was compiling
-        return max(1, min(int(DISPATCH_SECONDS * steps / max(seconds, 1e-6)), 16 * self._steps_a_dispatch))
 
     def _tick(self, steps: int, seconds: float) -> Tick:
         per_step = self.program.batch_size * len(self.ids)
@@ -203,11 +148,11 @@ class _PackRun:
         self.best_accuracy = np.where(better, accuracy, self.best_accuracy)
         losses = np.asarray(self.state["loss_sum"]) / program.steps_per_epoch
         rate = program.learning_rate_factor((self.epoch + 1) * program.steps_per_epoch - 1)
-        images = program.steps_per_epoch * program.batch_size * len(self.ids)
+        images = self._timed_steps * program.batch_size * len(self.ids)
         rows = [
             {"trial": trial, "epoch": self.epoch + 1, "train_loss": _finite(losses[i]), "val_loss": _finite(figures["loss"][i]),
              "val_accuracy": float(accuracy[i]), "learning_rate": config.train.optimizer.learning_rate * rate,
-             "images_per_second": images / self.epoch_seconds if self.epoch_seconds else None}
+             "images_per_second": images / self._timed_seconds if self._timed_steps else None}
             for i, (trial, config) in enumerate(zip(self.ids, self.configs, strict=True))
         ]  # fmt: skip
         self.rows = [*self.rows, *rows]
@@ -218,16 +163,17 @@ class _PackRun:
     def results(self) -> dict[str, dict[str, Any]]:
         """Final figures on the test set; writes the networks."""
         paths = RunPaths.at(self.job.root)
+        last, best = jax.device_get((_model_of(self.state), self.best))
         models = {}
         for i, trial in enumerate(self.ids):
-            models[paths.model(trial)] = _member(_model_of(self.state), i)
-            models[paths.best_model(trial)] = _member(self.best, i)
+            models[paths.model(trial)] = _member(last, i)
+            models[paths.best_model(trial)] = _member(best, i)
         save_models(models)
         for trial in self.job.teaches:
-            self.trainer.write_teacher_logits(self.job.root, trial, self.program)
+            self.trainer.teachers.write_logits(self.job.root, trial, self.program)
         validation = {row["trial"]: row for row in self.rows if row["epoch"] == self.epochs}
         test = self.program.evaluate(self.state, "test")
-        info = self.trainer.arrays.info
+        info = self.program.info
         counts = count(self.config.model, info.image_shape, info.num_classes)
         results = {}
         for i, trial in enumerate(self.ids):
@@ -243,7 +189,7 @@ class _PackRun:
         return results
 
 
-def _model_of(state: State) -> dict[str, Any]:
+def _model_of(state: State) -> Model:
     return {"params": state["params"], "stats": state["stats"]}
 
 

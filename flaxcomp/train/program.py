@@ -17,15 +17,18 @@ import optax
 from flax import nnx
 
 from flaxcomp import distill
-from flaxcomp.data.arrays import Arrays, split_validation
+from flaxcomp.data.arrays import split_validation
 from flaxcomp.data.augment import augment
 from flaxcomp.models import layers, registry
 from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.train.inputs import normalise
 from flaxcomp.train.optimizers import HYPER_PARAMETERS, make_optimizer, make_rate
+from flaxcomp.train.resident import Resident
 
 Tree = Any  # a pytree of arrays
 State = dict[str, Tree]  # params, stats, opt, loss_sum
+Model = dict[str, Tree]  # params, stats
+Lessons = Any  # logits of the teachers float32 [teachers, training images, classes], the Model of the one teacher, or None
 
 EVALUATION_BATCH = 500
 
@@ -42,14 +45,13 @@ class Split:
 
 
 class Program:
-    """The functions of one pack, compiled at their first call.
+    """The functions of packs of one signature, compiled at their first call for so many trials.
 
     Args:
-        config: any trial of the pack.
-        arrays: the data set; lives on the device as uint8.
-        members: how many trials.
-        teacher: the teacher's network in eval mode as a function of normalised images, for students whose images change at
-            random; else `train` takes the teachers' logits of every training image.
+        config: any trial of them.
+        data: the data set.
+        teacher: the `network` of the teacher's own program, for students whose images change at random: `lessons` is its
+            Model then, and else the teachers' logits of every training image.
         execution: `vmap` computes a step of all trials at once, `map` trains one trial after the other inside the
             program, whose small state then stays in the processor's cache.
     """
@@ -57,19 +59,15 @@ class Program:
     def __init__(
         self,
         config: TrialConfig,
-        arrays: Arrays,
-        members: int,
-        teacher: Callable[[jax.Array], jax.Array] | None = None,
+        data: Resident,
+        teacher: Callable[[Model, jax.Array], jax.Array] | None = None,
         execution: Literal["vmap", "map"] | None = None,
     ) -> None:
-        self.config, self.info, self.members = config, arrays.info, members
+        self.config, self.data, self.info = config, data, data.info
         self.teacher = teacher
         self.execution = execution or ("map" if jax.default_backend() == "cpu" else "vmap")
-        self.images = jnp.asarray(arrays.train_images)
-        self.labels = jnp.asarray(arrays.train_labels, jnp.int32)
-        self.test = (jnp.asarray(arrays.test_images), jnp.asarray(arrays.test_labels, jnp.int32))
         spec = config.dataset
-        usable = min(len(arrays.train_images), spec.train_limit or len(arrays.train_images))
+        usable = min(len(data.train_images), spec.train_limit or len(data.train_images))
         train, validation = split_validation(usable, spec.validation.fraction, spec.validation.seed)
         self.split = Split(jnp.asarray(train), jnp.asarray(validation))
         self.batch_size = min(config.train.batch_size, len(train))
@@ -101,16 +99,16 @@ class Program:
         return jax.jit(self._each(self._order, 1))
 
     def train(
-        self, state: State, hyper: dict[str, jax.Array], order: jax.Array, teacher_logits: jax.Array | None,
-        epoch: int, first: int, last: int,
-    ) -> State:  # fmt: skip
+        self, state: State, hyper: dict[str, jax.Array], order: jax.Array, lessons: Lessons, epoch: int, first: int, last: int
+    ) -> State:
         """Return the state after the steps [first, last) of the epoch; the state given is used up.
 
         Args:
             order: of the epoch, from `order`.
-            teacher_logits: float32 [teachers, training images, classes], or None.
+            lessons: what the students learn from besides the labels; see `teacher`.
         """
-        trained: State = self._jitted_train(state, hyper, order, epoch, first, last, self.images, self.labels, teacher_logits)
+        images, labels = self.data.train_images, self.data.train_labels
+        trained: State = self._jitted_train(state, hyper, order, epoch, first, last, images, labels, lessons)
         return trained
 
     def compilations(self) -> int:
@@ -128,8 +126,11 @@ class Program:
         jitted = jax.jit(self._traced(self._each(self._evaluate, 1)))
 
         def run(state: State, part: Literal["validation", "test"]) -> dict[str, Any]:
-            images, labels = self.test if part == "test" else (self.images, self.labels)
-            index = jnp.arange(len(labels), dtype=jnp.int32) if part == "test" else self.split.validation
+            if part == "test":
+                images, labels = self.data.test_images, self.data.test_labels
+                index = jnp.arange(len(labels), dtype=jnp.int32)
+            else:
+                images, labels, index = self.data.train_images, self.data.train_labels, self.split.validation
             model = {"params": state["params"], "stats": state["stats"]}
             figures: dict[str, Any] = jax.device_get(jitted(model, index, images, labels))
             return figures
@@ -146,26 +147,28 @@ class Program:
         return jax.jit(choose)
 
     @functools.cached_property
-    def all_logits(self) -> Callable[[Tree, Tree], jax.Array]:
-        """(params, stats) of one network -> logits of all training images, float32 [n, classes]."""
+    def all_logits(self) -> Callable[[Model], jax.Array]:
+        """One network -> its logits of all training images, float32 [n, classes]."""
 
-        def logits(params: Tree, stats: Tree, images: jax.Array) -> jax.Array:
+        def logits(model: Model, images: jax.Array) -> jax.Array:
             def batch(index: jax.Array) -> jax.Array:
-                return self._forward(params, stats, self._inputs(images[index]))
+                return self.network(model, images[index])
 
             out: jax.Array = _in_batches(batch, jnp.arange(len(images)))
             return out[: len(images)]
 
         jitted = jax.jit(self._traced(logits))
-        return lambda params, stats: jitted(params, stats, self.images)
+        return lambda model: jitted(model, self.data.train_images)
 
     def learning_rate_factor(self, step: int) -> float:
         """What the schedule multiplies the learning rate by at a step counted from the start."""
         return float(self._rate(step))
 
-    def bind(self, params: Tree, stats: Tree) -> Callable[[jax.Array], jax.Array]:
-        """The network in eval mode as a function of normalised images."""
-        return lambda x: self._forward(params, stats, x)
+    def network(self, model: Model, images: jax.Array) -> jax.Array:
+        """Logits float32 [n, classes] of one network in eval mode for images in [0, 255], normalised as in its training."""
+        x = self._inputs(images)
+        logits: jax.Array = nnx.merge(self._eval_graph, self._cast(model["params"]), model["stats"])(self._cast(x))
+        return logits.astype(jnp.float32)
 
     # One trial.
 
@@ -191,7 +194,7 @@ class Program:
         return jax.random.permutation(key, self.split.train)[: self.steps_per_epoch * self.batch_size]
 
     def _train(self, state: State, hyper: Tree, order: jax.Array, epoch: jax.Array, first: jax.Array, last: jax.Array,
-               images: jax.Array, labels: jax.Array, teacher_logits: jax.Array | None) -> State:  # fmt: skip
+               images: jax.Array, labels: jax.Array, lessons: Lessons) -> State:  # fmt: skip
         key = jax.random.fold_in(jax.random.key(hyper["seed"]), _STEP)
         optimizer = make_optimizer(self.config.train.optimizer, hyper)
 
@@ -199,8 +202,9 @@ class Program:
             index = jax.lax.dynamic_slice(order, (i * self.batch_size,), (self.batch_size,))
             number = epoch * self.steps_per_epoch + i
             keys = jax.random.split(jax.random.fold_in(key, number))
-            x = self._inputs(augment(images[index].astype(jnp.float32), self.config.train.augment, keys[0]))
-            target = None if self._loss is None else self._soft_target(x, index, hyper, teacher_logits)
+            seen = augment(images[index].astype(jnp.float32), self.config.train.augment, keys[0])
+            x = self._inputs(seen)
+            target = None if self._loss is None else self._soft_target(seen, index, hyper, lessons)
 
             def loss(params: Tree) -> tuple[jax.Array, Tree]:
                 logits, stats = self._apply(params, state["stats"], x, nnx.Rngs(dropout=keys[1]))
@@ -219,9 +223,9 @@ class Program:
         trained: State = jax.lax.fori_loop(first, last, step, state)
         return trained
 
-    def _evaluate(self, model: State, index: jax.Array, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    def _evaluate(self, model: Model, index: jax.Array, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
         def batch(index: jax.Array) -> tuple[jax.Array, jax.Array]:
-            logits = self._forward(model["params"], model["stats"], self._inputs(images[index]))
+            logits = self.network(model, images[index])
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels[index])
             return logits.argmax(-1), loss
 
@@ -230,21 +234,17 @@ class Program:
         confusion = jnp.zeros((classes, classes), jnp.int32).at[labels[index], predicted[:n]].add(1)
         return {"confusion": confusion, "loss": loss[:n].mean()}
 
-    def _soft_target(self, x: jax.Array, index: jax.Array, hyper: Tree, teacher_logits: jax.Array | None) -> jax.Array:
-        if teacher_logits is not None:
-            return teacher_logits[hyper["teacher"], index]
-        assert self.teacher is not None, "a student whose images change at random needs its teacher's network"
-        return jax.lax.stop_gradient(self.teacher(x))
+    def _soft_target(self, seen: jax.Array, index: jax.Array, hyper: Tree, lessons: Lessons) -> jax.Array:
+        if self.teacher is not None:
+            return self.teacher(lessons, seen)
+        target: jax.Array = lessons[hyper["teacher"], index]
+        return target
 
     def _apply(self, params: Tree, stats: Tree, x: jax.Array, rngs: nnx.Rngs) -> tuple[jax.Array, Tree]:
         """Forward in training mode: logits float32 [n, classes] and the new batch statistics."""
         network = nnx.merge(self._train_graph, self._cast(params), stats)
         logits = network(self._cast(x), rngs=rngs)
         return logits.astype(jnp.float32), nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
-
-    def _forward(self, params: Tree, stats: Tree, x: jax.Array) -> jax.Array:
-        logits: jax.Array = nnx.merge(self._eval_graph, self._cast(params), stats)(self._cast(x))
-        return logits.astype(jnp.float32)
 
     def _inputs(self, images: jax.Array) -> jax.Array:
         x: jax.Array = normalise(images, self.config.dataset, self.info, jnp)

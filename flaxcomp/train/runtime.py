@@ -6,16 +6,27 @@ from pathlib import Path
 
 import platformdirs
 
+from flaxcomp.errors import UserError
+
 
 def cache_folder() -> Path:
     """Compiled programs, kept between runs; FLAXCOMP_CACHE moves it."""
     return Path(os.environ.get("FLAXCOMP_CACHE") or platformdirs.user_cache_dir("flaxcomp")) / "xla"
 
 
-def configure() -> None:
-    """Turn on the persistent compilation cache. Call before the first computation."""
+def configure(*, accelerator: bool = False) -> None:
+    """Turn on the persistent compilation cache. Call before the first computation.
+
+    Args:
+        accelerator: this process was given one; JAX would fall back on the CPU with a warning that nobody sees.
+
+    Raises:
+        UserError: JAX finds no accelerator.
+    """
     import jax
 
+    if accelerator and jax.default_backend() == "cpu":
+        raise UserError("`resources.gpu` gives this worker a GPU, but JAX finds none: install flaxcomp[gpu] where it runs")
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)

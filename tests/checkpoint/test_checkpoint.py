@@ -1,11 +1,12 @@
 """Orbax files: what is written comes back, what is damaged is not believed."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from flaxcomp.checkpoint import trees
+from flaxcomp.checkpoint import room, trees
 from flaxcomp.checkpoint.models import load_model, save_models
 from flaxcomp.checkpoint.packs import PackCheckpoints
 from flaxcomp.errors import UserError
@@ -54,6 +55,25 @@ def test_only_two_are_kept(tmp_path: Path) -> None:
     assert sorted(int(p.name) for p in (tmp_path / "1").iterdir() if p.name.isdigit()) == [3, 4]
 
 
+def test_a_step_is_written_once(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2, 2)  # stopped right after an epoch's checkpoint
+    found, notes = restore(tmp_path)
+    assert found is not None
+    assert (found[0], notes) == (2, [])
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, 1)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(room, "SPARE_BYTES", 1 << 62)
+    with pytest.raises(OSError, match="No space left") as caught, PackCheckpoints(tmp_path, 1) as checkpoints:
+        checkpoints.save(2, state(2), {"epoch": 2})
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(OSError, match="No space left"):
+        save_models({tmp_path / "models" / "a": {"params": {"k": np.ones(3)}, "stats": {}}})
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_damaged_one_falls_back_to_the_one_before_and_says_so(tmp_path: Path) -> None:
     write(tmp_path, 1, 2)
     damage(tmp_path / "1" / "2")
@@ -71,7 +91,10 @@ def test_all_damaged_means_from_the_start(tmp_path: Path) -> None:
     damage(tmp_path / "1" / "2")
     found, notes = restore(tmp_path)
     assert found is None
-    assert len(notes) == 2
+    assert [note.rpartition(": ")[2] for note in notes] == [
+        "going back to the one before",
+        "none is left before it, training starts anew",
+    ]
 
 
 def test_an_older_attempt_that_still_writes_does_not_meet_the_new_one(tmp_path: Path) -> None:

@@ -36,9 +36,15 @@ def test_fronts(flaxcomp: Program, run: Path, metrics: str | None, trials: list[
 def test_a_table_shows_metrics_and_what_differs(flaxcomp: Program, run: Path) -> None:
     table = flaxcomp("front", run).out.splitlines()
     assert table[0].split() == ["trial", "model.width", "seed", "val_accuracy", "params"]
-    assert table[2].split() == ["t1", "0.92", "100", "2", "2"]
+    assert table[2].split() == ["t1", "2", "2", "0.92", "100"]
     table = flaxcomp("front", run, "--metrics", "latency_ms:min").out.splitlines()
-    assert table[0].split()[:6] == ["trial", "latency_ms", "precision", "device", "device_model", "emulated"]
+    assert [name for name in table[0].split() if name in ("trial", "latency_ms", "precision", "device", "emulated")] == [
+        "trial",
+        "latency_ms",
+        "precision",
+        "device",
+        "emulated",
+    ]
 
 
 def test_metrics_without_figures(flaxcomp: Program, run: Path) -> None:

@@ -43,7 +43,7 @@ def test_the_default_pool_is_this_machine() -> None:
         ("devices: [{name: a, transport: emulated, cpu: max}]", "wrong int8 results with `max`"),
         ("devices: [{name: a, transport: emulated, cpu: cortex-a54}]", "cortex-a53, cortex-a57"),
         ("devices: [{name: a, transport: local}, {name: a, transport: emulated}]", "used twice: a"),
-        ("devices: [", "not a readable device pool"),
+        ("\ndevices: [", ":2: not a readable device pool: expected the node content"),
     ],
 )
 def test_refuses(tmp_path: Path, text: str, words: str) -> None:

@@ -46,8 +46,8 @@ def frame(run: Path) -> RunFrame:
 
 
 def figures(run: Path) -> dict[str, dict[str, Any]]:
-    """What a trial's training decides, by trial; times left out."""
-    timing = {"train_seconds", "started_at", "finished_at", "attempt", "attempts", "worker", "pack"}
+    """What a trial's training decides, by trial; times and the pack it ran in left out."""
+    timing = {"train_seconds", "started_at", "finished_at", "attempt", "attempts", "worker", "pack", "pack_trials"}
     return {row["trial"]: {k: v for k, v in row.items() if k not in timing} for row in frame(run).trials}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flaxcomp.models import layers
+from flaxcomp.models import forms, layers
 
 CASES = [  # n, h, w, c_in, c_out, k
     (2, 28, 28, 1, 3, 5), (2, 14, 14, 3, 6, 5), (3, 7, 9, 4, 5, 3), (1, 8, 8, 16, 8, 1), (2, 5, 5, 2, 2, 5),
@@ -17,7 +17,7 @@ def plain(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-@pytest.mark.parametrize("form", [layers.conv_by_bands, layers.conv_by_patches, layers.conv_by_taps])
+@pytest.mark.parametrize("form", [forms.conv_by_bands, forms.conv_by_patches, forms.conv_by_taps])
 @pytest.mark.parametrize(("n", "h", "w", "c_in", "c_out", "k"), CASES)
 def test_stride_one_forms(form: object, n: int, h: int, w: int, c_in: int, c_out: int, k: int) -> None:
     assert callable(form)
@@ -37,7 +37,7 @@ def test_stride_one_forms(form: object, n: int, h: int, w: int, c_in: int, c_out
 @pytest.mark.parametrize("size", [2, 4])
 def test_blocks(size: int) -> None:
     x, kernel = jax.random.normal(jax.random.key(0), (2, 8, 12, 3)), jax.random.normal(jax.random.key(1), (size, size, 3, 5))
-    np.testing.assert_allclose(layers.conv_by_blocks(x, kernel), plain(x, kernel, size), atol=1e-4)
+    np.testing.assert_allclose(forms.conv_by_blocks(x, kernel), plain(x, kernel, size), atol=1e-4)
 
 
 @pytest.mark.parametrize("arguments", [

@@ -14,7 +14,7 @@ from flaxcomp.store.records import Store
 from flaxcomp.sweep.plan import Pack
 from flaxcomp.sweep.spec import Dataset, Distill, Resources, Retry, Train, TrialConfig
 from flaxcomp.sweep.trial import Trial
-from flaxcomp.train.job import EpochDone, Event, Failed, Finished, PackJob, Stopped
+from flaxcomp.train.job import EpochDone, Event, Failed, Finished, PackJob, Stopped, Tick
 
 SWEEP = b'{"version":1,"name":"n","base":{}}'
 Script = Callable[[PackJob], list[Event]]
@@ -165,6 +165,18 @@ def test_out_of_memory_halves_the_pack_down_to_one(paths: RunPaths) -> None:
     assert [len(job.configs) for job in executor.jobs] == [4, 2, 2, 1, 1, 1, 1]
 
 
+def test_the_last_try_after_out_of_memory_is_alone(paths: RunPaths) -> None:
+    def script(job: PackJob) -> list[Event]:
+        paths.pack(job.pack_id).mkdir(parents=True)  # a checkpoint
+        return failing("out_of_memory")(job) if len(job.configs) > 1 else done(job)
+
+    executor = Scripted(script, slots=1)
+    summary, _ = run(paths, executor, trials(8), retry=Retry(out_of_memory=2))
+    assert summary.count("finished") == 8
+    assert [len(job.configs) for job in executor.jobs] == [8, 4, 4, *[1] * 8]
+    assert list(paths.pack("any").parent.iterdir()) == [], "checkpoints that nobody goes on from"
+
+
 def test_out_of_memory_alone_fails_after_its_retries(paths: RunPaths) -> None:
     executor = Scripted(failing("out_of_memory"), slots=1)
     summary, _ = run(paths, executor, trials(1), retry=Retry(out_of_memory=2))
@@ -239,6 +251,18 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(paths: RunPaths) -> None:
     assert summary.storage_error == "storage!"
     assert summary.count("pending") == 2
     assert run(paths, Scripted(), trials(2))[0].count("finished") == 2
+
+
+def test_progress_that_is_only_shown_costs_no_transaction(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(job: PackJob) -> list[Event]:
+        return [*(Tick(job.pack_id, job.attempt, i, 5, 1.0) for i in range(5)), *done(job)]
+
+    opened: list[object] = []
+    batch = Store.batch
+    monkeypatch.setattr(Store, "batch", lambda self, lease: (opened.append(lease), batch(self, lease))[1])
+    _, observer = run(paths, Scripted(script), trials(1))
+    assert len(opened) == 2, "one for the epoch, one for the results"
+    assert [type(event) for event in observer.seen] == [*[Tick] * 5, EpochDone, Finished]
 
 
 def test_a_second_controller_is_refused(paths: RunPaths) -> None:

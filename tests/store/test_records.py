@@ -1,6 +1,7 @@
 """What a store promises, in SQLite and in PostgreSQL alike."""
 
 import math
+import sqlite3
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ from run_stores import SWEEP_JSON, Pack, Runs, trial
 from flaxcomp.errors import UserError
 from flaxcomp.store.frame import MEASUREMENT_COLUMNS, TRIAL_COLUMNS
 from flaxcomp.store.lease import LateAttemptError, Lease
+from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
 from flaxcomp.sweep.spec import TrialConfig
 
@@ -322,3 +324,23 @@ def test_facts_events_and_the_sweep(store: Store, lease: Lease) -> None:
     assert store.events(limit=1)[0]["text"] == "something"
     store.update_sweep(lease, sweep_text="new", sweep_json=SWEEP_JSON.replace(b"val_accuracy", b"macs"))
     assert store.sweep().metrics[0].name == "macs"
+
+
+def test_a_server_that_is_not_there_does_not_bind_the_folder(tmp_path: Path) -> None:
+    paths = RunPaths.at(tmp_path / "run")
+    with pytest.raises(UserError, match="Cannot use the store"):
+        Store.create(paths, name="n", sweep_text="x", sweep_json=b"{}", url="postgresql://nobody@127.0.0.1:9/none")
+    assert not paths.run_file.exists()
+    Store.create(paths, name="n", sweep_text="x", sweep_json=b"{}").close()
+
+
+def test_a_refused_store_is_closed_again(tmp_path: Path) -> None:
+    paths = RunPaths.at(tmp_path / "run")
+    Store.create(paths, name="n", sweep_text="x", sweep_json=b"{}").close()
+    connection = sqlite3.connect(paths.sqlite_file)
+    connection.execute("UPDATE meta SET value = '999'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(UserError, match="999"):
+        Store.create(paths, name="n", sweep_text="x", sweep_json=b"{}")
+    assert not list(paths.root.glob("store.sqlite-*"))

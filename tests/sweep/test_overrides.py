@@ -108,7 +108,7 @@ def test_a_shared_anchor_is_changed_in_one_place_only() -> None:
         ("train.epochs=", "an override is PATH=VALUE"),
         ("=1", "an override is PATH=VALUE"),
         ("train..epochs=1", "an override is PATH=VALUE"),
-        ("train.epochs=[1", "not valid YAML"),
+        ("train.epochs=[1", "--set train.epochs=[1: not valid YAML"),
         ("train.epochs=1], [2", "not valid YAML"),
         ("parameters.seed=1", "name what is varied itself"),
         ("metrics.0.goal=minimize", "cannot set '0.goal' inside"),

@@ -46,7 +46,7 @@ def test_the_json_document() -> None:
         "workers": 1,
     }
     assert [(one["trials"], one["packs"]) for one in signatures] == [(2, 1)] + [(6, 2)] * 5
-    assert signatures[1]["differs"] == {"model.name": "simplenet_v1", "train.epochs": 20, "distill.loss": "soft_mse"}
+    assert signatures[1]["differs"] == {"model.name": "simplenet_v1", "train.epochs": 10, "distill.loss": "soft_mse"}
 
 
 def test_the_table_names_what_differs() -> None:

@@ -9,38 +9,56 @@ import numpy as np
 import pytest
 
 from flaxcomp.data.arrays import Arrays, load
+from flaxcomp.sweep.ids import signature
 from flaxcomp.sweep.spec import Augment, Dataset, Distill, Optimizer, Schedule, Train, TrialConfig
-from flaxcomp.train.program import Program
+from flaxcomp.train.program import Program, _in_batches
+from flaxcomp.train.resident import Resident
 
 IMAGES = 640
 
 
+Programs = dict[tuple[str, str | None], Program]
+
+
 @pytest.fixture(scope="module")
-def arrays() -> Arrays:
+def data() -> Resident:
     full = load("mnist_sample")
-    return Arrays(
-        full.train_images[:IMAGES], full.train_labels[:IMAGES], full.test_images[:200], full.test_labels[:200], full.info
+    return Resident.of(
+        Arrays(
+            full.train_images[:IMAGES], full.train_labels[:IMAGES], full.test_images[:200], full.test_labels[:200], full.info
+        )
     )
 
 
+@pytest.fixture(scope="module")
+def programs() -> Programs:
+    """By signature and execution: what one test compiled serves the others."""
+    return {}
+
+
 def trial(
-    seed: int = 0, *, model: str = "simplenet_v5", train: Train | None = None, distill: Distill | None = None
+    seed: int = 0, *, model: str = "simplenet_v5", train: Train | None = None, distill: Distill | None = None, **dataset: Any
 ) -> TrialConfig:
     train = train or Train(batch_size=64, optimizer=Optimizer(learning_rate=3e-3))
-    return TrialConfig(dataset=Dataset(name="mnist_sample"), model={"name": model}, train=train, distill=distill, seed=seed)
+    described = Dataset(name="mnist_sample", **dataset)
+    return TrialConfig(dataset=described, model={"name": model}, train=train, distill=distill, seed=seed)
 
 
-def run(configs: list[TrialConfig], arrays: Arrays, *, cuts: tuple[int, ...] = (), epochs: int = 1, execution: Any = None,
-        teacher_logits: jax.Array | None = None, teachers: list[int] | None = None) -> tuple[Program, Any]:  # fmt: skip
-    program = Program(configs[0], arrays, len(configs), execution=execution)
-    hyper = program.hyper(configs, teachers or [0] * len(configs))
-    state = program.init(hyper)
-    for epoch in range(epochs):
-        order = program.order(hyper, epoch)
-        marks = [0, *cuts, program.steps_per_epoch]
-        for first, last in itertools.pairwise(marks):
-            state = program.train(state, hyper, order, teacher_logits, epoch, first, last)
-    return program, jax.device_get(state)
+@pytest.fixture
+def run(data: Resident, programs: Programs) -> Any:
+    def train(configs: list[TrialConfig], *, cuts: tuple[int, ...] = (), epochs: int = 1, execution: Any = None,
+              lessons: Any = None, teachers: list[int] | None = None) -> tuple[Program, Any]:  # fmt: skip
+        key = (signature(configs[0]), execution)
+        program = programs.setdefault(key, Program(configs[0], data, execution=execution))
+        hyper = program.hyper(configs, teachers or [0] * len(configs))
+        state = program.init(hyper)
+        for epoch in range(epochs):
+            order = program.order(hyper, epoch)
+            for first, last in itertools.pairwise([0, *cuts, program.steps_per_epoch]):
+                state = program.train(state, hyper, order, lessons, epoch, first, last)
+        return program, jax.device_get(state)
+
+    return train
 
 
 def largest_difference(a: Any, b: Any) -> float:
@@ -53,26 +71,26 @@ def member(state: Any, index: int) -> Any:
 
 @pytest.mark.parametrize("execution", ["map", "vmap"])
 @pytest.mark.parametrize("model", ["simplenet_v1", "simplenet_v4"])
-def test_packed_equals_alone(arrays: Arrays, model: str, execution: str) -> None:
+def test_packed_equals_alone(run: Any, model: str, execution: str) -> None:
     configs = [trial(seed, model=model, train=Train(batch_size=64, optimizer=Optimizer(learning_rate=rate)))
                for seed, rate in ((0, 1e-3), (1, 3e-3), (7, 1e-2))]  # fmt: skip
-    _, packed = run(configs, arrays, execution=execution)
+    _, packed = run(configs, execution=execution)
     for i, config in enumerate(configs):
-        _, alone = run([config], arrays)
+        _, alone = run([config])
         assert largest_difference(member(packed, i)["params"], alone["params"]) < 2e-5
     assert largest_difference(member(packed, 0)["params"], member(packed, 1)["params"]) > 1e-2  # seeds do differ
 
 
-def test_cutting_an_epoch_into_dispatches_changes_no_bit(arrays: Arrays) -> None:
-    _, whole = run([trial(3)], arrays, epochs=2)
-    _, cut = run([trial(3)], arrays, epochs=2, cuts=(1, 4, 5))
+def test_cutting_an_epoch_into_dispatches_changes_no_bit(run: Any) -> None:
+    _, whole = run([trial(3)], epochs=2)
+    _, cut = run([trial(3)], epochs=2, cuts=(1, 4, 5))
     assert largest_difference(whole, cut) == 0.0
 
 
-def test_batch_order_depends_on_seed_and_epoch_alone(arrays: Arrays) -> None:
-    program = Program(trial(), arrays, 2)
+def test_batch_order_depends_on_seed_and_epoch_alone(data: Resident) -> None:
+    program = Program(trial(), data)
     pair = program.hyper([trial(5), trial(6)], [0, 0])
-    alone = Program(trial(train=Train(batch_size=32)), arrays, 1)
+    alone = Program(trial(train=Train(batch_size=32)), data)
     first, second = np.asarray(program.order(pair, 0)), np.asarray(program.order(pair, 1))
     n = min(first.shape[1], np.asarray(alone.order(alone.hyper([trial(6)], [0]), 0)).shape[1])
     np.testing.assert_array_equal(first[1][:n], np.asarray(alone.order(alone.hyper([trial(6)], [0]), 0))[0][:n])
@@ -82,16 +100,16 @@ def test_batch_order_depends_on_seed_and_epoch_alone(arrays: Arrays) -> None:
     assert len(set(first[0].tolist())) == first.shape[1], "an image twice in one epoch"
 
 
-def test_held_out_images_are_never_trained_on(arrays: Arrays) -> None:
-    program = Program(trial(), arrays, 1)
+def test_held_out_images_are_never_trained_on(data: Resident) -> None:
+    program = Program(trial(), data)
     train, validation = set(np.asarray(program.split.train).tolist()), set(np.asarray(program.split.validation).tolist())
     assert not train & validation
     assert len(train) + len(validation) == IMAGES
 
 
-def test_learning_rates_and_temperatures_share_one_compilation(arrays: Arrays) -> None:
+def test_learning_rates_and_temperatures_share_one_compilation(data: Resident) -> None:
     logits = jnp.zeros((1, IMAGES, 10))
-    program = Program(trial(distill=Distill(teacher="t")), arrays, 2)
+    program = Program(trial(distill=Distill(teacher="t")), data)
     for temperature, rate in ((1.0, 1e-3), (20.0, 1e-2)):
         train = Train(batch_size=64, optimizer=Optimizer(learning_rate=rate))
         configs = [trial(s, distill=Distill(teacher="t", temperature=temperature), train=train) for s in (0, 1)]
@@ -101,30 +119,30 @@ def test_learning_rates_and_temperatures_share_one_compilation(arrays: Arrays) -
     assert np.isfinite(np.asarray(state["loss_sum"])).all()
 
 
-def test_each_student_learns_from_its_own_teacher(arrays: Arrays) -> None:
+def test_each_student_learns_from_its_own_teacher(run: Any) -> None:
     rng = np.random.default_rng(0)
     logits = jnp.asarray(rng.normal(size=(2, IMAGES, 10)), jnp.float32)
     configs = [trial(0, distill=Distill(teacher=t)) for t in ("a", "b")]
-    _, together = run(configs, arrays, teacher_logits=logits, teachers=[0, 1])
-    _, second = run(configs[1:], arrays, teacher_logits=logits[1:], teachers=[0])
+    _, together = run(configs, lessons=logits, teachers=[0, 1])
+    _, second = run(configs[1:], lessons=logits[1:], teachers=[0])
     assert largest_difference(member(together, 1)["params"], second["params"]) < 2e-5
     assert largest_difference(member(together, 0)["params"], member(together, 1)["params"]) > 1e-3
 
 
-def test_with_random_augmentation_the_teachers_network_sees_the_changed_image(arrays: Arrays) -> None:
-    """With an identity augmentation range both ways of asking the teacher agree."""
-    teacher_program, state = run([trial(9)], arrays)
-    params, stats = jax.tree.map(lambda a: jnp.asarray(a[0]), (state["params"], state["stats"]))
-    logits = teacher_program.all_logits(params, stats)[None]
+def test_with_random_augmentation_the_teachers_network_sees_the_changed_image(data: Resident, run: Any) -> None:
+    """Both ways of asking a teacher agree where nothing is changed, also with one that normalises in its own way."""
+    teacher_program, state = run([trial(9, normalize="channel")])
+    model = jax.tree.map(lambda a: jnp.asarray(a[0]), {"params": state["params"], "stats": state["stats"]})
+    logits = teacher_program.all_logits(model)[None]
     config = trial(0, distill=Distill(teacher="t", loss="hinton", temperature=3.0))
-    _, by_table = run([config], arrays, teacher_logits=logits)
-    live = Program(config, arrays, 1, teacher=teacher_program.bind(params, stats))
+    _, by_table = run([config], lessons=logits)
+    live = Program(config, data, teacher=teacher_program.network)
     hyper = live.hyper([config], [0])
-    by_network = live.train(live.init(hyper), hyper, live.order(hyper, 0), None, 0, 0, live.steps_per_epoch)
+    by_network = live.train(live.init(hyper), hyper, live.order(hyper, 0), model, 0, 0, live.steps_per_epoch)
     assert largest_difference(by_table["params"], jax.device_get(by_network["params"])) < 2e-5
 
 
-def test_training_lowers_the_loss_under_every_optimizer_and_schedule(arrays: Arrays) -> None:
+def test_training_lowers_the_loss_under_every_optimizer_and_schedule(data: Resident) -> None:
     optimizers = [Optimizer(name="adam", learning_rate=3e-3), Optimizer(name="rmsprop", learning_rate=1e-3, momentum=0.5),
                   Optimizer(name="sgd", learning_rate=0.05, momentum=0.9, nesterov=True, weight_decay=1e-4)]  # fmt: skip
     schedules = [
@@ -135,7 +153,7 @@ def test_training_lowers_the_loss_under_every_optimizer_and_schedule(arrays: Arr
     ]
     for optimizer, schedule in zip([*optimizers, optimizers[0]], schedules, strict=True):
         config = trial(train=Train(epochs=4, batch_size=32, optimizer=optimizer, schedule=schedule))
-        program = Program(config, arrays, 1)
+        program = Program(config, data)
         hyper = program.hyper([config], [0])
         state = program.init(hyper)
         before = program.evaluate(state, "validation")["loss"][0]
@@ -144,15 +162,15 @@ def test_training_lowers_the_loss_under_every_optimizer_and_schedule(arrays: Arr
         assert program.evaluate(state, "validation")["loss"][0] < 0.8 * before, (optimizer.name, schedule.name)
 
 
-def test_bfloat16_learns_and_keeps_float32_parameters(arrays: Arrays) -> None:
+def test_bfloat16_learns_and_keeps_float32_parameters(run: Any) -> None:
     config = trial(train=Train(batch_size=32, dtype="bfloat16", optimizer=Optimizer(learning_rate=3e-3)))
-    program, state = run([config], arrays, epochs=4)
+    program, state = run([config], epochs=4)
     assert {leaf.dtype for leaf in jax.tree.leaves(state["params"])} == {np.dtype("float32")}
     confusion = program.evaluate(jax.tree.map(jnp.asarray, state), "test")["confusion"][0]
     assert np.trace(confusion) > 0.5 * 200
 
 
-def test_dropout_acts_in_training_only(arrays: Arrays) -> None:
+def test_dropout_acts_in_training_only(run: Any) -> None:
     wet = TrialConfig(
         dataset=Dataset(name="mnist_sample"),
         model={"name": "simplenet_v2", "hidden": 32, "dropout": 0.5},
@@ -161,23 +179,74 @@ def test_dropout_acts_in_training_only(arrays: Arrays) -> None:
     dry = TrialConfig(
         dataset=Dataset(name="mnist_sample"), model={"name": "simplenet_v2", "hidden": 32}, train=Train(batch_size=64)
     )
-    (program, a), (_, b) = run([wet], arrays), run([dry], arrays)
+    (program, a), (_, b) = run([wet]), run([dry])
     assert largest_difference(a["params"], b["params"]) > 1e-4
     state = jax.tree.map(jnp.asarray, a)
     first, second = program.evaluate(state, "test"), program.evaluate(state, "test")
     np.testing.assert_array_equal(first["loss"], second["loss"])
 
 
-def test_augmented_training_differs_by_seed_and_repeats(arrays: Arrays) -> None:
+def test_augmented_training_differs_by_seed_and_repeats(run: Any) -> None:
     train = Train(batch_size=64, augment=Augment(pad=2, flip=True, brightness=20, contrast=(0.8, 1.2)))
-    _, a = run([trial(1, train=train)], arrays)
-    _, again = run([trial(1, train=train)], arrays)
-    _, plain = run([trial(1)], arrays)
+    _, a = run([trial(1, train=train)])
+    _, again = run([trial(1, train=train)])
+    _, plain = run([trial(1)])
     assert largest_difference(a, again) == 0.0
     assert largest_difference(a["params"], plain["params"]) > 1e-3
 
 
-def test_evaluation_counts_every_image_once(arrays: Arrays) -> None:
-    program = Program(trial(), arrays, 1)
+def test_evaluation_counts_every_image_once(data: Resident) -> None:
+    program = Program(trial(), data)
     figures = program.evaluate(program.init(program.hyper([trial()], [0])), "test")
-    np.testing.assert_array_equal(figures["confusion"][0].sum(1), np.bincount(arrays.test_labels, minlength=10))
+    np.testing.assert_array_equal(figures["confusion"][0].sum(1), np.bincount(np.asarray(data.test_labels), minlength=10))
+
+
+def test_a_diverged_trial_disturbs_no_other(run: Any) -> None:
+    rates = (1e-3, 1e30, 1e-2)
+    configs = [trial(seed, model="simplenet_v4", train=Train(batch_size=64, optimizer=Optimizer(learning_rate=rate)))
+               for seed, rate in enumerate(rates)]  # fmt: skip
+    for execution in ("map", "vmap"):
+        _, packed = run(configs, execution=execution)
+        assert not np.isfinite(packed["loss_sum"][1])
+        for i in (0, 2):
+            _, alone = run([configs[i]])
+            assert largest_difference(member(packed, i)["params"], alone["params"]) < 2e-5
+
+
+def test_a_batch_larger_than_the_training_set_is_all_of_it(data: Resident) -> None:
+    program = Program(trial(train=Train(batch_size=4096), train_limit=20), data)
+    assert (program.batch_size, program.steps_per_epoch) == (18, 1)
+    order = np.asarray(program.order(program.hyper([trial()], [0]), 0))[0]
+    assert sorted(order) == np.asarray(program.split.train).tolist()
+    assert set(order) | set(np.asarray(program.split.validation).tolist()) == set(range(20))
+
+
+def test_two_images_are_enough(run: Any) -> None:
+    program, state = run([trial(train_limit=2)])
+    figures = program.evaluate(jax.tree.map(jnp.asarray, state), "validation")
+    assert figures["confusion"].sum() == 1
+    assert np.isfinite(figures["loss"]).all()
+
+
+@pytest.mark.parametrize("n", [1, 499, 500, 501, 1250])
+def test_evaluation_goes_over_every_image_in_order(n: int) -> None:
+    index = jnp.arange(n, dtype=jnp.int32)[::-1]
+    squares = _in_batches(lambda batch: batch * batch, index)
+    np.testing.assert_array_equal(squares[:n], np.arange(n)[::-1] ** 2)
+
+
+def test_dropout_differs_from_step_to_step(data: Resident) -> None:
+    """One batch is all images and the weights stand still: only the dropped units change a step's loss."""
+    train = Train(batch_size=IMAGES, epochs=3, optimizer=Optimizer(name="sgd", learning_rate=1e-12))
+    config = TrialConfig(
+        dataset=Dataset(name="mnist_sample"), model={"name": "simplenet_v3", "hidden": 32, "dropout": 0.5}, train=train
+    )
+    program = Program(config, data)
+    hyper = program.hyper([config], [0])
+    state, sums = program.init(hyper), [0.0]
+    for epoch in range(3):
+        state = program.train(state, hyper, program.order(hyper, epoch), None, epoch, 0, 1)
+        sums.append(float(state["loss_sum"][0]))
+    losses = np.diff(sums)
+    assert len({round(loss, 4) for loss in losses}) == 3
+    assert np.ptp(losses) < 0.2 * losses.mean()

@@ -48,11 +48,13 @@ def command(
 
     Each file is checked against the Flax network on the whole test set. What is recorded already is not made again.
     """
+    from flaxcomp.cli.packages import EXPORT, TRAINING, need
     from flaxcomp.store.paths import RunPaths
     from flaxcomp.store.records import Store
 
     paths = RunPaths.at(run)
     with Store.open(paths) as store:
+        need((*TRAINING, *EXPORT), "export")
         spec = _spec(store, rule, precisions, no_onnx)
         chosen = list(trials) or _selected(store, spec.select)
         lease = store.acquire(host=socket.gethostname(), pid=os.getpid(), ttl_s=_LEASE_S)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from flaxcomp.errors import MissingPackageError, UserError
+from flaxcomp.errors import UserError
 
 if TYPE_CHECKING:
     from flaxcomp.schedule.controller import Controller, Summary
@@ -42,17 +42,19 @@ def command(ctx: click.Context, sweep: Path, out: Path | None, executor: Literal
     The same command again resumes: what is finished is not done again. Ctrl-C stops after a checkpoint, a second one at once.
     """
     from flaxcomp.cli.catalog import RoomCatalog
+    from flaxcomp.cli.pools import pool_file
     from flaxcomp.schedule.controller import check_writable
     from flaxcomp.store.paths import RunPaths
     from flaxcomp.sweep.expand import check_size, expand
     from flaxcomp.sweep.load import load_sweep
 
     loaded = load_sweep(sweep, overrides)
+    _check_packages(executor, exports=loaded.sweep.export is not None and not train_only)
     if not yes:
         check_size(loaded)
     trials = list(expand(loaded, RoomCatalog()))
     _check_data(trials)
-    pool = _pool_file(loaded, sweep)
+    pool = pool_file(loaded, sweep)
     paths = RunPaths.at(out or Path("runs") / loaded.sweep.name)
     check_writable(paths)
     summary = _train(loaded, trials, paths, executor, address, store_url)
@@ -61,6 +63,16 @@ def command(ctx: click.Context, sweep: Path, out: Path | None, executor: Literal
         _after_training(ctx, loaded, paths, pool)
     if summary.count("failed") or summary.count("blocked"):
         ctx.exit(1)
+
+
+def _check_packages(executor: str, *, exports: bool) -> None:
+    from flaxcomp.cli.packages import EXPORT, TRAINING, need
+
+    need(TRAINING, "training")
+    if executor == "ray":
+        need(("ray",), "training under Ray", ", or say --executor inline")
+    if exports:
+        need(EXPORT, "the sweep's export", ", or say --train-only")
 
 
 def _check_data(trials: "list[Trial]") -> None:
@@ -81,7 +93,7 @@ def _train(loaded: "LoadedSweep", trials: "list[Trial]", paths: "RunPaths", exec
     import msgspec
 
     from flaxcomp.cli.progress import Tally, make_display
-    from flaxcomp.schedule.controller import Controller, acquire
+    from flaxcomp.schedule.controller import Controller, Summary, acquire
     from flaxcomp.schedule.environment import describe_environment
     from flaxcomp.store.records import Store
 
@@ -95,12 +107,11 @@ def _train(loaded: "LoadedSweep", trials: "list[Trial]", paths: "RunPaths", exec
             store.add_trials(lease, trials)
             statuses = store.statuses()
             if all(statuses[trial.id] in ("finished", "failed", "blocked") for trial in trials):
-                from flaxcomp.schedule.controller import Summary
-
+                click.echo(f"{len(trials)} trials; nothing is left to train", err=True)
                 return Summary({trial.id: statuses[trial.id] for trial in trials})
             workers = _make_executor(executor, address, loaded)
             try:
-                tally = Tally(sweep.metrics[0], lambda trial: names.get(trial, trial), _work_of(trials))
+                tally = Tally(sweep.metrics[0], lambda trial: names.get(trial, trial), _work_of(trials, executor))
                 with make_display(tally) as display:
                     controller = Controller(store, paths, trials, workers, display, sweep.resources, sweep.retry)
                     with _stop_on_interrupt(controller):
@@ -111,11 +122,15 @@ def _train(loaded: "LoadedSweep", trials: "list[Trial]", paths: "RunPaths", exec
             store.release(lease)
 
 
-def _work_of(trials: "list[Trial]") -> "Callable[[str], float]":
+def _work_of(trials: "list[Trial]", executor: str) -> "Callable[[str], float]":
     """How much work a trial is, for the time left; learned beside the training, since it needs JAX."""
     work: dict[str, float] = {}
 
     def learn() -> None:
+        if executor == "ray":
+            os.environ["JAX_PLATFORMS"] = (
+                "cpu"  # the workers have begun: the accelerator's memory is theirs, not this process's
+            )
         from flaxcomp.train.cost import relative_work
 
         by_signature = {trial.signature: trial for trial in trials}
@@ -127,16 +142,13 @@ def _work_of(trials: "list[Trial]") -> "Callable[[str], float]":
 
 
 def _make_executor(kind: str, address: str | None, loaded: "LoadedSweep") -> "Executor":
-    try:
-        if kind == "inline":
-            from flaxcomp.schedule.inline import InlineExecutor
+    if kind == "inline":
+        from flaxcomp.schedule.inline import InlineExecutor
 
-            return InlineExecutor()
-        from flaxcomp.schedule.ray_executor import RayExecutor
+        return InlineExecutor()
+    from flaxcomp.schedule.ray_executor import RayExecutor
 
-        return RayExecutor(loaded.sweep.resources, address)
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(f"training needs the package {error.name}: pip install 'flaxcomp[full]'") from None
+    return RayExecutor(loaded.sweep.resources, address)
 
 
 @contextmanager
@@ -174,25 +186,6 @@ def _tell(summary: "Summary", paths: "RunPaths") -> None:
     if bad:
         click.echo(f"{bad} of {len(summary.statuses)} trials failed or wait for one that did: see `flaxcomp status "
                    f"{paths.root}`; `flaxcomp retry {paths.root}` allows another try.", err=True)  # fmt: skip
-
-
-def _pool_file(loaded: "LoadedSweep", sweep: Path) -> Path | None:
-    """The device pool that the sweep names, checked before anything is trained: from the working directory, or beside the file.
-
-    Raises:
-        UserError: it is not there, or no pool.
-    """
-    if loaded.sweep.benchmark is None:
-        return None
-    from flaxcomp.devices.pool import load_pool
-    from flaxcomp.devices.protocol import preset
-
-    named = Path(loaded.sweep.benchmark.pool)
-    beside = sweep.parent / named
-    file = beside if not named.exists() and beside.exists() else named
-    load_pool(file)
-    preset(loaded.sweep.benchmark.protocol)
-    return file
 
 
 def _after_training(ctx: click.Context, loaded: "LoadedSweep", paths: "RunPaths", pool: Path | None) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from flaxcomp.errors import MissingPackageError
+from flaxcomp.errors import MissingPackageError, UserError
 
 
 @click.command()
@@ -20,21 +20,27 @@ from flaxcomp.errors import MissingPackageError
 def command(sweep: Path, target_file: Path, out: Path | None, overrides: tuple[str, ...], yes: bool) -> None:
     """Hand SWEEP to a running Ray cluster through its Jobs API.
 
-    The sweep is checked here first. Training runs on the cluster; `flaxcomp status` and `results` follow it in the run folder,
-    which the cluster and this machine must share. Export, bench and report are commands of their own afterwards.
+    The sweep is checked here first. The cluster does what `flaxcomp run` does: train, export, measure and report as the sweep
+    says; devices are reached from its head. `flaxcomp status` and `results` follow it in the run folder, which the cluster and
+    this machine must share.
     """
     import msgspec
 
     from flaxcomp.cli.catalog import RoomCatalog
+    from flaxcomp.cli.packages import need
+    from flaxcomp.cli.pools import pool_file
     from flaxcomp.store.paths import RunPaths
     from flaxcomp.store.records import Store
     from flaxcomp.sweep.expand import check_size, expand
     from flaxcomp.sweep.load import load_sweep
 
     loaded = load_sweep(sweep, overrides)
+    need(("ray",), "submit")
     if not yes:
         check_size(loaded)
     trials = list(expand(loaded, RoomCatalog()))
+    pool = pool_file(loaded, sweep)
+    files = {} if pool is None or loaded.sweep.benchmark is None else {_inside(loaded.sweep.benchmark.pool): pool}
     try:
         from flaxcomp.schedule.controller import acquire, check_writable
         from flaxcomp.schedule.submit import read_target, submit
@@ -51,7 +57,18 @@ def command(sweep: Path, target_file: Path, out: Path | None, overrides: tuple[s
                 store.add_trials(lease, trials)  # so that `status` knows them before the cluster has begun
             finally:
                 store.release(lease)
-        job = submit(target, loaded.text, paths.root, overrides)
+        job = submit(target, loaded.text, paths.root, overrides, files)
     except ModuleNotFoundError as error:
         raise MissingPackageError(f"submit needs the package {error.name}: pip install 'flaxcomp[full]'") from None
     click.echo(f"{len(trials)} trials handed to {target.jobs} as job {job}\nFollow them: flaxcomp status {paths.root}")
+
+
+def _inside(pool: str) -> str:
+    """The pool's path within the job's folder.
+
+    Raises:
+        UserError: it leads out of a folder, so that it would not be found there.
+    """
+    if Path(pool).is_absolute() or ".." in Path(pool).parts:
+        raise UserError(f"benchmark.pool must be a relative path without `..` for a submitted sweep, got {pool!r}")
+    return pool
