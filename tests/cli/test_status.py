@@ -3,9 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,53 +78,3 @@ def test_durations(seconds: float, text: str) -> None:
 )
 def test_the_last_line_of_a_traceback(error: str | None, text: str) -> None:
     assert last_line(error) == text
-
-
-READ = """
-import sys
-sys.argv = ["flaxcomp", *sys.argv[1:]]
-from flaxcomp.cli.main import main
-try:
-    main()
-finally:
-    print(sorted({"jax", "tensorflow", "ray", "sqlalchemy", "flax"} & set(sys.modules)), file=sys.stderr)
-"""
-
-
-@pytest.fixture(scope="module")
-def five_hundred(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("long") / "run"
-    trials = [trial(f"t{n:03}", seed=n) for n in range(500)]
-    store = create(folder, trials)
-    lease = store.acquire(host=socket.gethostname(), pid=os.getpid())
-    with store.batch(lease):
-        store.form_packs(
-            lease, [Pack(f"p{n}", tuple(one.id for one in trials[10 * n : 10 * n + 10]), "same") for n in range(50)]
-        )
-        for n in range(50):
-            attempt = store.start_pack(lease, f"p{n}", "w")
-            ids = [one.id for one in trials[10 * n : 10 * n + 10]]
-            rows = [
-                {"trial": id_, "epoch": epoch, "train_loss": 1.0, "val_accuracy": 0.5} for id_ in ids for epoch in range(1, 21)
-            ]
-            store.progress(lease, f"p{n}", attempt, rows)
-            result = {"val_accuracy": 0.5, "params": 3, "confusion_matrix": [[1] * 10] * 10}
-            store.finish_pack(lease, f"p{n}", attempt, dict.fromkeys(ids, result))
-    store.release(lease)
-    store.close()
-    return folder
-
-
-@pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["results"], ["results", "--format", "csv"]])
-def test_a_run_of_500_trials_is_read_within_half_a_second_without_jax(five_hundred: Path, command: list[str]) -> None:
-    name, *options = command
-    seconds = []
-    for _ in range(3):  # the machine may be busy with something else
-        begin = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", READ, name, five_hundred, *options], capture_output=True, text=True, check=True
-        )
-        seconds.append(time.perf_counter() - begin)
-        assert done.stderr.strip() == "[]"
-        assert "500 of 500" in done.stdout or '"finished": 500' in done.stdout or "t499" in done.stdout
-    assert min(seconds) < 0.5, seconds

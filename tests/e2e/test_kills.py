@@ -70,7 +70,7 @@ def test_killed_in_the_middle_of_an_epoch_ends_bit_for_bit_as_if_uninterrupted(t
 @pytest.mark.timeout(1500)
 def test_twenty_kills_of_controller_and_workers(tmp_path: Path) -> None:
     """40 students of one teacher on a real Ray cluster; every kill strikes the whole group or one worker."""
-    sweep = write_sweep(tmp_path, images=3000, epochs=16, seeds=20, pack=5)
+    sweep = write_sweep(tmp_path, images=3000, epochs=60, seeds=20, pack=5)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     flaxcomp("run", sweep, "--out", whole, "--train-only")
     rng = random.Random(0)
@@ -78,20 +78,20 @@ def test_twenty_kills_of_controller_and_workers(tmp_path: Path) -> None:
     process = start("run", sweep, "--out", killed, "--train-only", log=tmp_path / "log")
     while sum(kills.values()) < 20 and process.poll() is None:
         if kills["controller"] < 8 and rng.random() < 0.4:
-            time.sleep(rng.uniform(0.5, 14))
+            time.sleep(rng.uniform(0.5, 12))
             if process.poll() is None:
                 kill_group(process)
                 kills["controller"] += 1
                 process = start("run", sweep, "--out", killed, "--train-only", log=tmp_path / "log")
         else:
-            time.sleep(rng.uniform(0.2, 3))
+            time.sleep(rng.uniform(0.2, 2))
             workers = [p for p in psutil.Process(process.pid).children(recursive=True) if "_RayWorker" in " ".join(_command(p))]
             if workers and process.poll() is None:
                 rng.choice(workers).kill()
                 kills["worker"] += 1
     assert process.wait(timeout=600) == 0, (tmp_path / "log").read_text()[-3000:]
-    assert kills["controller"] >= 3
-    assert kills["worker"] >= 3
+    assert sum(kills.values()) == 20, f"the sweep was over after {kills}"
+    assert min(kills.values()) >= 5
     assert figures(killed) == figures(whole)
     assert len(figures(killed)) == 41
     assert_same_networks(whole, killed)
