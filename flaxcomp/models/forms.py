@@ -4,9 +4,14 @@ XLA on CPU runs small convolutions far below the speed of its matrix products, a
 one thread (`python -m benchmarks.layers`). A contract test holds all forms equal, forward and in both gradients.
 """
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+Pads = tuple[tuple[int, int], ...]  # (top, bottom), (left, right)
 
 
 def conv_by_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -23,6 +28,19 @@ def conv_by_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
     kh, kw, _, c_out = kernel.shape
     blocks = x.reshape(n, h // kh, kh, w // kw, kw, c).swapaxes(2, 3)  # [n, h', w', kh, kw, c]
     return (blocks.reshape(-1, kh * kw * c) @ kernel.reshape(-1, c_out)).reshape(n, h // kh, w // kw, c_out)
+
+
+def conv_by_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """1x1 kernel, stride 1: a matrix product.
+
+    Args:
+        x: [n, h, w, c_in].
+        kernel: [1, 1, c_in, c_out].
+
+    Returns:
+        [n, h, w, c_out].
+    """
+    return x @ kernel[0, 0]
 
 
 def conv_by_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -67,38 +85,114 @@ def conv_by_bands(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return (rows.reshape(n * h, -1) @ band).reshape(n, h, w, c_out)
 
 
-@jax.custom_vjp
-def conv_by_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Odd square kernel, stride 1, SAME: the library's convolution, with a kernel gradient of one product per tap.
+def conv_by_taps(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, int] = (1, 1), padding: Any = "SAME", groups: int = 1
+) -> jax.Array:
+    """Any convolution without dilation; gradients, and what is grouped, as one product (depthwise: one multiply-add) per tap.
 
-    The library's own kernel gradient runs on one thread inside a loop on CPU, 10 to 80 times slower.
+    The library's own kernel gradient runs on one thread inside a loop on CPU, 10 to 500 times slower.
 
     Args:
         x: [n, h, w, c_in].
-        kernel: [k, k, c_in, c_out].
+        kernel: [kh, kw, c_in / groups, c_out].
+        padding: SAME, VALID, a number, or ((top, bottom), (left, right)).
 
     Returns:
-        [n, h, w, c_out].
+        [n, h', w', c_out].
     """
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    out: jax.Array = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions)
-    return out
+    return _taps(x, kernel, strides, _pads(x.shape, kernel.shape, strides, padding), groups)
 
 
-def _taps_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return conv_by_taps(x, kernel), (x, kernel)
+def _pads(shape: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, int], padding: Any) -> Pads:
+    if isinstance(padding, str):
+        return tuple(jax.lax.padtype_to_pads(shape[1:3], kernel[:2], strides, padding))
+    if isinstance(padding, int):
+        return ((padding, padding),) * 2
+    return tuple((p, p) if isinstance(p, int) else tuple(p) for p in padding)
 
 
-def _taps_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _taps(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], pads: Pads, groups: int) -> jax.Array:
+    if groups == 1:
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        out: jax.Array = jax.lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=dimensions)
+        return out
+    product = _depthwise if _is_depthwise(x, kernel, groups) else functools.partial(_grouped, groups=groups)
+    taps = kernel.reshape(-1, *kernel.shape[2:])
+    parts = _windows(x, kernel.shape, strides, pads)
+    return functools.reduce(jnp.add, (product(part, tap) for part, tap in zip(parts, taps, strict=True)))
+
+
+def _taps_forward(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], pads: Pads, groups: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _taps(x, kernel, strides, pads, groups), (x, kernel)
+
+
+def _taps_backward(
+    strides: tuple[int, int], pads: Pads, groups: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    _, h, w, c = x.shape
-    k, _, _, c_out = kernel.shape
-    p = k // 2
-    to_input = conv_by_taps(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-    padded = jnp.pad(x, ((0, 0), (p, p), (p, p), (0, 0)))
-    flat = gradient.reshape(-1, c_out)
-    taps = [padded[:, i : i + h, j : j + w].reshape(-1, c).T @ flat for i in range(k) for j in range(k)]
-    return to_input, jnp.stack(taps).reshape(kernel.shape)
+    taps = kernel.reshape(-1, *kernel.shape[2:])
+    windows = _windows(x, kernel.shape, strides, pads)
+    if groups == 1:
+        flat = gradient.reshape(-1, gradient.shape[-1])
+        to_kernel = [part.reshape(-1, part.shape[-1]).T @ flat for part in windows]
+        if strides == (1, 1):  # a convolution again, with the kernel turned round
+            around = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(kernel.shape[:2], pads, strict=True))
+            to_x = _taps(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), (1, 1), around, 1)
+            return to_x, jnp.stack(to_kernel).reshape(kernel.shape)
+        back = [gradient @ tap.T for tap in taps]
+    elif _is_depthwise(x, kernel, groups):
+        to_kernel = [(part * gradient).sum((0, 1, 2))[None] for part in windows]
+        back = [gradient * tap[0] for tap in taps]
+    else:
+        split = gradient.reshape(*gradient.shape[:3], groups, -1)
+        to_kernel = [jnp.einsum("nhwgc,nhwgo->cgo", part.reshape(*part.shape[:3], groups, -1), split) for part in windows]
+        back = [jnp.einsum("nhwgo,cgo->nhwgc", split, tap.reshape(tap.shape[0], groups, -1)) for tap in taps]
+        back = [part.reshape(*part.shape[:3], -1) for part in back]
+    return _put_back(back, x.shape, kernel.shape, strides, pads), jnp.stack(to_kernel).reshape(kernel.shape)
 
 
-conv_by_taps.defvjp(_taps_forward, _taps_backward)
+_taps.defvjp(_taps_forward, _taps_backward)
+
+
+def _is_depthwise(x: jax.Array, kernel: jax.Array, groups: int) -> bool:
+    return groups == x.shape[-1] == kernel.shape[-1]
+
+
+def _depthwise(part: jax.Array, tap: jax.Array) -> jax.Array:
+    return part * tap[0]
+
+
+def _grouped(part: jax.Array, tap: jax.Array, groups: int) -> jax.Array:
+    split = part.reshape(*part.shape[:3], groups, -1)
+    out = jnp.einsum("nhwgc,cgo->nhwgo", split, tap.reshape(tap.shape[0], groups, -1))
+    return out.reshape(*part.shape[:3], -1)
+
+
+def _windows(x: jax.Array, kernel: tuple[int, ...], strides: tuple[int, int], pads: Pads) -> list[jax.Array]:
+    """What each tap of the kernel sees: [n, h', w', c] for each, row by row."""
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    h, w = ((size - k) // s + 1 for size, k, s in zip(padded.shape[1:3], kernel[:2], strides, strict=True))
+    (sh, sw) = strides
+    return [
+        padded[:, i : i + sh * (h - 1) + 1 : sh, j : j + sw * (w - 1) + 1 : sw]
+        for i in range(kernel[0])
+        for j in range(kernel[1])
+    ]
+
+
+def _put_back(
+    parts: list[jax.Array], shape: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, int], pads: Pads
+) -> jax.Array:
+    """The transpose of `_windows`: add every tap's part to where it was seen."""
+    (sh, sw), ((top, bottom), (left, right)) = strides, pads
+    height, width = shape[1] + top + bottom, shape[2] + left + right
+    h, w = parts[0].shape[1:3]
+    total = jnp.zeros((shape[0], height, width, shape[3]), parts[0].dtype)
+    for number, part in enumerate(parts):
+        i, j = divmod(number, kernel[1])
+        rows, columns = (i, height - i - sh * (h - 1) - 1, sh - 1), (j, width - j - sw * (w - 1) - 1, sw - 1)
+        total = total + jax.lax.pad(part, jnp.zeros((), part.dtype), ((0, 0, 0), rows, columns, (0, 0, 0)))
+    return total[:, top : top + shape[1], left : left + shape[2]]

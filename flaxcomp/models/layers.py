@@ -5,6 +5,7 @@ counting, coupling and quantization always takes the plain form, which other too
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -14,11 +15,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flaxcomp.errors import UserError, suggest
-from flaxcomp.models.forms import conv_by_bands, conv_by_blocks, conv_by_patches, conv_by_taps
+from flaxcomp.models.forms import conv_by_bands, conv_by_blocks, conv_by_patches, conv_by_product, conv_by_taps
 
 Dense = nnx.Linear
 Dropout = nnx.Dropout
 BatchNorm = nnx.BatchNorm
+
+Form = Callable[[jax.Array, jax.Array], jax.Array]
 
 _fast: ContextVar[bool] = ContextVar("fast_forms", default=False)
 
@@ -60,23 +63,37 @@ class Conv(nnx.Conv):
         y: jax.Array = form(inputs, kernel)
         return y if bias is None else y + bias
 
-    def _form(self, shape: tuple[int, ...]) -> Any:
-        """Choose by shape: measured on x86 CPUs, batch 128, float32 (benchmarks/layers.py)."""
-        kh, kw, c_in, c_out = self.kernel_shape
-        plain = (
-            self.padding == "SAME" and self.feature_group_count == 1 and self.kernel_dilation == 1 and self.input_dilation == 1
-        )
-        if not plain or len(shape) != 4:
+    def _form(self, shape: tuple[int, ...]) -> Form | None:
+        """Choose by shape: measured on x86 CPUs, batch 128, float32 (`python -m benchmarks.layers`)."""
+        kh, kw, _, c_out = self.kernel_shape
+        if len(shape) != 4 or not _is_one(self.kernel_dilation) or not _is_one(self.input_dilation) or self.mask is not None:
             return None
-        _, height, width, _ = shape
-        strides = self.strides if isinstance(self.strides, tuple) else (self.strides,) * 2
-        if tuple(strides) == (kh, kw) and height % kh == 0 and width % kw == 0:
+        _, height, width, c_in = shape
+        strides = _pair(self.strides)
+        dense, same = self.feature_group_count == 1, self.padding == "SAME"
+        if dense and kh == kw == 1 and strides == (1, 1) and self.padding in ("SAME", "VALID"):
+            return conv_by_product
+        if dense and same and strides == (kh, kw) and height % kh == 0 and width % kw == 0:
             return conv_by_blocks
-        if tuple(strides) != (1, 1) or kh != kw or kh % 2 == 0:
+        if dense and same and strides == (1, 1) and kh == kw and kh % 2:
+            if width * c_in <= 128 and width * c_out <= 128:
+                return conv_by_bands
+            if kh * kw * c_in <= 32:
+                return conv_by_patches
+        if isinstance(self.padding, str) and self.padding not in ("SAME", "VALID"):
             return None
-        if width * c_in <= 128 and width * c_out <= 128:
-            return conv_by_bands
-        return conv_by_patches if kh * kw * c_in <= 32 else conv_by_taps
+        return functools.partial(conv_by_taps, strides=strides, padding=self.padding, groups=self.feature_group_count)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    if value is None:
+        return (1, 1)
+    first, second = (value, value) if isinstance(value, int) else value
+    return (first, second)
+
+
+def _is_one(dilation: Any) -> bool:
+    return dilation is None or _pair(dilation) == (1, 1)
 
 
 def max_pool(x: jax.Array, size: int, stride: int | None = None, padding: str = "VALID") -> jax.Array:

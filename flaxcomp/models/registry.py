@@ -8,7 +8,7 @@ rngs)`. `plan` and `status` execute the first part only, which is why the order 
 import ast
 import functools
 import importlib
-import pkgutil
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +20,18 @@ from flaxcomp.models.config import ModelConfig
 if TYPE_CHECKING:
     from flax import nnx
 
-_NOT_ARCHITECTURES = {"config", "registry", "layers", "forms", "counting"}
+_NAMES = re.compile(r"^NAMES\b", re.MULTILINE)
 _HEAVY = {"jax", "flax", "optax", "flaxcomp.models.layers"}
 
 
 def architecture_files() -> list[str]:
-    """The modules of this folder that hold an architecture, sorted."""
-    folder = str(Path(__file__).parent)
-    return sorted(m.name for m in pkgutil.iter_modules([folder]) if m.name not in _NOT_ARCHITECTURES)
+    """The modules of this folder that hold an architecture, which are those with NAMES, sorted."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if _NAMES.search(path.read_text()))
 
 
 def names() -> list[str]:
     """All names that `model.name` may have, sorted."""
-    return sorted(_configs())
+    return sorted(name for file in architecture_files() for name in _light(file)["NAMES"])
 
 
 def config_of(model: dict[str, Any]) -> ModelConfig:
@@ -45,7 +44,7 @@ def config_of(model: dict[str, Any]) -> ModelConfig:
     name = options.pop("name", None)
     if name is None:
         raise UserError("model.name is missing: which architecture is it?" + suggest("", names()))
-    default = _configs().get(name)
+    default = _default(str(name))
     if default is None:
         raise UserError(f"model.name: no architecture is called {name!r}.{suggest(str(name), names())}")
     known = default.__struct_fields__
@@ -62,7 +61,8 @@ def config_of(model: dict[str, Any]) -> ModelConfig:
 def canonical(model: dict[str, Any]) -> dict[str, Any]:
     """Return `model` checked, with values in canonical form and options equal to their default left out."""
     config = config_of(model)
-    default = _configs()[model["name"]]
+    default = _default(model["name"])
+    assert default is not None, "config_of has refused it"
     changed = {f: getattr(config, f) for f in config.__struct_fields__ if getattr(config, f) != getattr(default, f)}
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(changed))  # lists, as in a file and in the store
     return {"name": model["name"], **plain}
@@ -83,33 +83,48 @@ def build(model: dict[str, Any], input_shape: tuple[int, int, int], num_classes:
     config = config_of(model)
     input_shape = tuple(model.get("input_shape", input_shape))
     num_classes = model.get("num_classes", num_classes)
-    module = importlib.import_module(f"flaxcomp.models.{_files()[model['name']]}")
+    module = importlib.import_module(f"flaxcomp.models.{_file_of(model['name'])}")
     # `config` comes from the light reading of the file: hand the module an instance of its own class.
     own = msgspec.convert(msgspec.to_builtins(msgspec.structs.asdict(config)), type(module.NAMES[model["name"]]))
     network: nnx.Module = module.build(own, input_shape, num_classes, rngs)
     return network
 
 
-@functools.cache
-def _configs() -> dict[str, ModelConfig]:
-    return {name: config for file in architecture_files() for name, config in _light_names(file).items()}
+def small(name: str) -> dict[str, Any]:
+    """A reduced form of an architecture, as its file's SMALL says, for tests and trials; {} where it is small as it is."""
+    return {"name": name, **_light(_file_of(name)).get("SMALL", {})}
+
+
+def default_widths(model: dict[str, Any]) -> tuple[int, ...] | None:
+    """Every free layer width of a model, as its option `widths` takes them; None for an architecture that cannot say."""
+    widths = _light(_file_of(model["name"])).get("default_widths")
+    return None if widths is None else tuple(widths(config_of(model)))
+
+
+def _default(name: str) -> ModelConfig | None:
+    """The configuration that a name stands for without options; None for an unknown name."""
+    file = _file_of(name)
+    config: ModelConfig | None = _light(file)["NAMES"][name] if file else None
+    return config
 
 
 @functools.cache
-def _files() -> dict[str, str]:
-    return {name: file for file in architecture_files() for name in _light_names(file)}
+def _file_of(name: str) -> str:
+    """The file that defines a name, "" if none does. Most bear the name or its beginning: the others need not be read."""
+    files = architecture_files()
+    likely = sorted(files, key=lambda file: not (name == file or name.startswith(f"{file}_")))
+    return next((file for file in likely if name in _light(file)["NAMES"]), "")
 
 
 @functools.cache
-def _light_names(file: str) -> dict[str, ModelConfig]:
-    """Execute the part of an architecture's file that comes before its first import of JAX."""
+def _light(file: str) -> dict[str, Any]:
+    """Execute the part of an architecture's file that comes before its first import of JAX; return its names."""
     path = Path(__file__).with_name(f"{file}.py")
     tree = ast.parse(path.read_text(), str(path))
     end = next((i for i, node in enumerate(tree.body) if _imports_jax(node)), len(tree.body))
     namespace: dict[str, Any] = {"__name__": f"flaxcomp.models.{file}"}
     exec(compile(ast.Module(tree.body[:end], []), str(path), "exec"), namespace)  # our own file, the one `build` imports
-    found: dict[str, ModelConfig] = namespace["NAMES"]
-    return found
+    return namespace
 
 
 def _imports_jax(node: ast.stmt) -> bool:

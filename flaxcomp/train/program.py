@@ -75,6 +75,7 @@ class Program:
         self._train_graph, self._eval_graph = self._graphs()
         self._rate = make_rate(config.train.schedule, config.train.epochs, self.steps_per_epoch)
         self._loss = distill.load(config.distill.loss) if config.distill else None
+        self._auxiliary_weight: float = getattr(registry.config_of(config.model), "auxiliary_weight", 0.0)
 
     # What a pack does, from outside; every first axis is the trial.
 
@@ -207,12 +208,16 @@ class Program:
             target = None if self._loss is None else self._soft_target(seen, index, hyper, lessons)
 
             def loss(params: Tree) -> tuple[jax.Array, Tree]:
-                logits, stats = self._apply(params, state["stats"], x, nnx.Rngs(dropout=keys[1]))
-                if self._loss is None or target is None:
-                    each = optax.softmax_cross_entropy_with_integer_labels(logits, labels[index])
-                else:
-                    each = self._loss(logits, target, labels[index], hyper["temperature"], hyper["hard_weight"])
-                return each.mean(), stats
+                (main, *auxiliary), stats = self._apply(params, state["stats"], x, nnx.Rngs(dropout=keys[1]))
+
+                def loss_of(logits: jax.Array) -> jax.Array:
+                    if self._loss is None or target is None:
+                        each: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels[index])
+                    else:
+                        each = self._loss(logits, target, labels[index], hyper["temperature"], hyper["hard_weight"])
+                    return each.mean()
+
+                return sum((self._auxiliary_weight * loss_of(logits) for logits in auxiliary), loss_of(main)), stats
 
             (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(state["params"])
             update, opt = optimizer.update(gradient, state["opt"], state["params"])
@@ -240,11 +245,13 @@ class Program:
         target: jax.Array = lessons[hyper["teacher"], index]
         return target
 
-    def _apply(self, params: Tree, stats: Tree, x: jax.Array, rngs: nnx.Rngs) -> tuple[jax.Array, Tree]:
-        """Forward in training mode: logits float32 [n, classes] and the new batch statistics."""
+    def _apply(self, params: Tree, stats: Tree, x: jax.Array, rngs: nnx.Rngs) -> tuple[list[jax.Array], Tree]:
+        """Forward in training mode: logits float32 [n, classes], then those of auxiliary heads, and the new statistics."""
         network = nnx.merge(self._train_graph, self._cast(params), stats)
-        logits = network(self._cast(x), rngs=rngs)
-        return logits.astype(jnp.float32), nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
+        output = network(self._cast(x), rngs=rngs)
+        main, auxiliary = output if isinstance(output, tuple) else (output, [])
+        _, _, rest = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
+        return [logits.astype(jnp.float32) for logits in (main, *auxiliary)], nnx.to_pure_dict(rest)
 
     def _inputs(self, images: jax.Array) -> jax.Array:
         x: jax.Array = normalise(images, self.config.dataset, self.info, jnp)

@@ -22,6 +22,7 @@ parameters:
   distill.temperature: {{values: [1, 3]}}
   seed: {{range: [0, {seeds}]}}
 resources: {{pack: {pack}}}
+retry: {{lost: 40}}
 """
 
 
@@ -77,14 +78,13 @@ def test_twenty_kills_of_controller_and_workers(tmp_path: Path) -> None:
     kills = {"controller": 0, "worker": 0}
     process = start("run", sweep, "--out", killed, "--train-only", log=tmp_path / "log")
     while sum(kills.values()) < 20 and process.poll() is None:
+        time.sleep(rng.uniform(0.5, 14))
         if kills["controller"] < 8 and rng.random() < 0.4:
-            time.sleep(rng.uniform(0.5, 12))
             if process.poll() is None:
                 kill_group(process)
                 kills["controller"] += 1
                 process = start("run", sweep, "--out", killed, "--train-only", log=tmp_path / "log")
         else:
-            time.sleep(rng.uniform(0.2, 2))
             workers = [p for p in psutil.Process(process.pid).children(recursive=True) if "_RayWorker" in " ".join(_command(p))]
             if workers and process.poll() is None:
                 rng.choice(workers).kill()

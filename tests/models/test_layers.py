@@ -1,5 +1,7 @@
 """All forms of a layer compute the same, forward and in both gradients."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +34,37 @@ def test_stride_one_forms(form: object, n: int, h: int, w: int, c_in: int, c_out
     got = jax.grad(lambda x, k: (form(x, k) * weight).sum(), (0, 1))(x, kernel)
     for one, other in zip(got, wanted, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-3)
+
+
+@pytest.mark.parametrize(("size", "c_in", "c_out", "k", "stride", "padding", "groups"), [
+    (9, 3, 8, 3, 2, "SAME", 1), (8, 4, 6, 3, 2, "SAME", 1), (8, 4, 6, 1, 2, "SAME", 1), (11, 2, 4, 7, 2, ((3, 3), (3, 3)), 1),
+    (8, 4, 6, 3, 1, "VALID", 1), (8, 6, 6, 3, 1, "SAME", 6), (9, 6, 6, 5, 2, "SAME", 6), (8, 8, 12, 3, 1, "SAME", 4),
+    (7, 8, 12, 1, 1, "SAME", 2), (8, 4, 8, 3, 2, ((0, 1), (0, 1)), 4), (6, 3, 5, 4, 3, "VALID", 1), (8, 4, 4, 3, 1, 1, 1),
+])  # fmt: skip
+def test_taps_are_any_convolution(size: int, c_in: int, c_out: int, k: int, stride: int, padding: Any, groups: int) -> None:
+    def library(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        pads = ((padding, padding),) * 2 if isinstance(padding, int) else padding
+        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                                            feature_group_count=groups)  # fmt: skip
+
+    def taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return forms.conv_by_taps(x, kernel, (stride, stride), padding, groups)
+
+    x, kernel = (
+        jax.random.normal(jax.random.key(0), (2, size, size, c_in)),
+        jax.random.normal(jax.random.key(1), (k, k, c_in // groups, c_out)),
+    )
+    wanted = library(x, kernel)
+    weight = jax.random.normal(jax.random.key(2), wanted.shape)
+    np.testing.assert_allclose(taps(x, kernel), wanted, atol=1e-4)
+    got = jax.grad(lambda x, k: (taps(x, k) * weight).sum(), (0, 1))(x, kernel)
+    for one, other in zip(got, jax.grad(lambda x, k: (library(x, k) * weight).sum(), (0, 1))(x, kernel), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+def test_one_by_one_is_a_product() -> None:
+    x, kernel = jax.random.normal(jax.random.key(0), (2, 5, 7, 3)), jax.random.normal(jax.random.key(1), (1, 1, 3, 4))
+    np.testing.assert_allclose(forms.conv_by_product(x, kernel), plain(x, kernel), atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [2, 4])
