@@ -122,7 +122,7 @@ def avg_pool(x: jax.Array, size: int, stride: int | None = None, padding: str = 
     """Mean over windows of size x size pixels; padding is not counted, or int8 conversion would refuse it."""
     stride = stride or size
     pooled: jax.Array = nnx.avg_pool(x, (size, size), (stride, stride), padding, count_include_pad=False)
-    return pooled
+    return pooled.astype(x.dtype)  # the division by the counts makes float32 of bfloat16
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
