@@ -3,6 +3,8 @@
 import shlex
 import shutil
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +13,8 @@ import yaml
 from msgspec import Meta
 
 from flaxcomp.errors import UserError
+
+_AGENT_SECONDS = 30.0
 
 
 class RayTarget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,7 +72,8 @@ def submit(
             shutil.copy(path, Path(folder) / name)
         try:
             client = JobSubmissionClient(target.jobs)
-            job: str = client.submit_job(
+            job = _when_ready(
+                client.submit_job,
                 entrypoint=shlex.join(command), runtime_env={**target.runtime_env, "working_dir": folder},
                 entrypoint_num_cpus=target.entrypoint_cpus or None, metadata={"flaxcomp_run": str(run_folder)},
             )  # fmt: skip
@@ -76,3 +81,15 @@ def submit(
             first = str(error).strip().splitlines()[0]
             raise UserError(f"the Ray cluster at {target.jobs} did not take the job: {first}") from None
     return job
+
+
+def _when_ready(submit_job: Callable[..., str], **job: Any) -> str:
+    """Call again while a cluster that has only just begun says that it has no agent yet."""
+    deadline = time.monotonic() + _AGENT_SECONDS
+    while True:
+        try:
+            return submit_job(**job)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(1.0)

@@ -61,10 +61,15 @@ def test_constraints_bind_best_too():
     assert select(frame(ACCURACY, PARAMS, constraints=("model.name == 'x'",)), "best:1") == ["b"]
 
 
+def test_what_training_knows_stands_in_for_size_and_latency():
+    """Parameters for size: the front of accuracy and size is that of accuracy and parameters."""
+    assert select(frame(ACCURACY, SIZE), "front") == select(frame(ACCURACY, PARAMS), "front")
+
+
 def test_nothing_to_choose_by():
-    with pytest.raises(UserError, match=r"cannot be selected by size_bytes, latency_ms.*or select all"):
-        select(frame(SIZE, LATENCY), "front")
-    assert select(frame(SIZE, LATENCY), "all") == ["a", "b", "c", "d"]
+    with pytest.raises(UserError, match=r"cannot be selected by accuracy_drop.*or select all"):
+        select(frame(Metric(name="accuracy_drop", goal="minimize")), "front")
+    assert select(frame(Metric(name="accuracy_drop", goal="minimize")), "all") == ["a", "b", "c", "d"]
 
 
 def test_no_finished_trial():

@@ -123,21 +123,13 @@ def _train(loaded: "LoadedSweep", trials: "list[Trial]", paths: "RunPaths", exec
 
 
 def _work_of(trials: "list[Trial]", executor: str) -> "Callable[[str], float]":
-    """How much work a trial is, for the time left; learned beside the training, since it needs JAX."""
-    work: dict[str, float] = {}
+    """How much work a trial is, for the time left. Imports JAX, here and not in a thread: imports of C code must not race."""
+    if executor == "ray":  # the workers have begun: the accelerator's memory is theirs, not this process's
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    from flaxcomp.train.cost import relative_work
 
-    def learn() -> None:
-        if executor == "ray":
-            os.environ["JAX_PLATFORMS"] = (
-                "cpu"  # the workers have begun: the accelerator's memory is theirs, not this process's
-            )
-        from flaxcomp.train.cost import relative_work
-
-        by_signature = {trial.signature: trial for trial in trials}
-        known = {signature: relative_work(trial.config) for signature, trial in by_signature.items()}
-        work.update({trial.id: known[trial.signature] for trial in trials})
-
-    threading.Thread(target=learn, name="work", daemon=True).start()
+    by_signature = {trial.signature: relative_work(trial.config) for trial in {t.signature: t for t in trials}.values()}
+    work = {trial.id: by_signature[trial.signature] for trial in trials}
     return lambda trial: work.get(trial, 1.0)
 
 
