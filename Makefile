@@ -5,16 +5,19 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-fast lint format bench constraints wheel clean
+.PHONY: demo test test-fast kills lint format bench constraints wheel clean
 
 demo: $(INSTALLED)  ## the main job on real images, in a few minutes: train, distill, quantize, measure, report
 	$(BIN)/flaxcomp run sweeps/quickstart.yaml --out runs/quickstart
 
 test: $(INSTALLED)  ## every test but the long benchmarks and those for a GPU
-	$(PYTEST) -m "not gpu"
+	$(PYTEST) -m "not gpu" -n 2 --dist loadfile
 
 test-fast: $(INSTALLED)  ## the unit tests
 	$(PYTEST) -m "not gpu and not integration and not e2e and not device and not slow"
+
+kills: $(INSTALLED)  ## twenty SIGKILLs of controller and workers at random moments; `make test` does six
+	FLAXCOMP_KILLS=20 $(PYTEST) tests/e2e/test_kills.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """SIGKILL at any moment: the same command goes on, and everything comes out as if nothing had happened."""
 
+import os
 import random
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from flaxcomp.errors import UserError
 from runs import assert_same_networks, figures, flaxcomp, frame, kill_group, start
 
+KILLS = int(os.environ.get("FLAXCOMP_KILLS", "6"))  # `make kills`: 20
 SWEEP = """\
 version: 1
 name: kills
@@ -69,17 +71,17 @@ def test_killed_in_the_middle_of_an_epoch_ends_bit_for_bit_as_if_uninterrupted(t
 @pytest.mark.e2e
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_twenty_kills_of_controller_and_workers(tmp_path: Path) -> None:
+def test_kills_of_controller_and_workers(tmp_path: Path) -> None:
     """40 students of one teacher on a real Ray cluster; every kill strikes the whole group or one worker."""
-    sweep = write_sweep(tmp_path, images=3000, epochs=60, seeds=20, pack=5)
+    sweep = write_sweep(tmp_path, images=3000, epochs=10 * KILLS // 3, seeds=20, pack=5)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     flaxcomp("run", sweep, "--out", whole, "--train-only")
     rng = random.Random(0)
     kills = {"controller": 0, "worker": 0}
     process = start("run", sweep, "--out", killed, "--train-only", log=tmp_path / "log")
-    while sum(kills.values()) < 20 and process.poll() is None:
+    while sum(kills.values()) < KILLS and process.poll() is None:
         time.sleep(rng.uniform(0.5, 14))
-        if kills["controller"] < 8 and rng.random() < 0.4:
+        if kills["controller"] < KILLS // 2 and rng.random() < 0.4:
             if process.poll() is None:
                 kill_group(process)
                 kills["controller"] += 1
@@ -90,8 +92,8 @@ def test_twenty_kills_of_controller_and_workers(tmp_path: Path) -> None:
                 rng.choice(workers).kill()
                 kills["worker"] += 1
     assert process.wait(timeout=600) == 0, (tmp_path / "log").read_text()[-3000:]
-    assert sum(kills.values()) == 20, f"the sweep was over after {kills}"
-    assert min(kills.values()) >= 5
+    assert sum(kills.values()) == KILLS, f"the sweep was over after {kills}"
+    assert min(kills.values()) >= KILLS // 4
     assert figures(killed) == figures(whole)
     assert len(figures(killed)) == 41
     assert_same_networks(whole, killed)
