@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_runs import Done, fill
 
+from cli_runs import Done, fill
 from flaxcomp.cli.main import main
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from cli_runs import Done
 
 pytest_plugins = ("calling",)

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_runs import Done
-from parts import require
 
+from cli_runs import Done
 from flaxcomp.store.frame import MEASUREMENT_COLUMNS, TRIAL_COLUMNS
+from parts import require
 
 pytest_plugins = ("calling",)
 Program = Callable[..., Done]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_runs import Done, create, trial
 
+from cli_runs import Done, create, trial
 from flaxcomp.cli.commands.status import duration, last_line
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.sweep.plan import Pack

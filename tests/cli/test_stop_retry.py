@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cli_runs import Done
 
+from cli_runs import Done
 from flaxcomp.store.lease import Lease
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_files import GRAY
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_files import GRAY
 from flaxcomp.data import catalog, labels
 from flaxcomp.data.arrays import load, split_validation
 from flaxcomp.data.splits import Splits, channel_statistics, fingerprint_of

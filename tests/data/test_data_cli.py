@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from data_files import GRAY, write_npz
 
+from data_files import GRAY, write_npz
 from flaxcomp.data.splits import fingerprint_of
 
 

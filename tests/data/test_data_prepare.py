@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_files import CIFAR100, GRAY, random_splits, write_idx, write_npz
 
+from data_files import CIFAR100, GRAY, random_splits, write_idx, write_npz
 from flaxcomp.data import catalog, checks, tfds_store
 from flaxcomp.data.arrays import load
 from flaxcomp.data.paths import SetPaths

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from parts import require
 
 from flaxcomp.data import catalog
 from flaxcomp.data.arrays import load
 from flaxcomp.data.prepare import prepare
 from flaxcomp.data.splits import channel_statistics, fingerprint_of
+from parts import require
 
 pytestmark = pytest.mark.integration
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from data_files import (
     CIFAR10,
     CIFAR100,
@@ -22,9 +25,6 @@ from data_files import (
     write_images,
     write_npz,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from flaxcomp.data.prepare import prepare
 from flaxcomp.data.sources import cifar_archive, idx, image_folder, npz
 from flaxcomp.data.splits import Splits

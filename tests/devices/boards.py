@@ -5,11 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
-from parts import require
 
 from flaxcomp.devices import provision
 from flaxcomp.devices.measure import Subject
 from flaxcomp.errors import UserError
+from parts import require
 
 MODELS = Path(__file__).parent / "models"
 

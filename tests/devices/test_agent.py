@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from boards import FLOAT32, INT8
 
+from boards import FLOAT32, INT8
 from flaxcomp.devices import agent, reference
 from flaxcomp.devices.measure import Subject
 from flaxcomp.devices.process import AGENT_FILE

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from boards import FLOAT32, INT8, MODELS, emulated_cache
 from click.testing import CliRunner
 
+from boards import FLOAT32, INT8, MODELS, emulated_cache
 from flaxcomp.cli.benchmarking import leased
 from flaxcomp.cli.main import cli, main
 from flaxcomp.errors import UserError

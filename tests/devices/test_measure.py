@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from boards import FLOAT32, INT8
 
+from boards import FLOAT32, INT8
 from flaxcomp.devices import measure as measuring
 from flaxcomp.devices import reference
 from flaxcomp.devices.cache import cache_folder, locked

@@ -7,8 +7,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from boards import emulated_cache
 
+from boards import emulated_cache
 from flaxcomp.devices import provision
 from flaxcomp.devices.cache import cache_folder
 from flaxcomp.errors import UserError

@@ -9,8 +9,8 @@ from typing import Any
 
 import psutil
 import pytest
-from boards import FLOAT32, INT8, emulated_cache
 
+from boards import FLOAT32, INT8, emulated_cache
 from flaxcomp.devices import reference, transports
 from flaxcomp.devices.measure import Subject
 from flaxcomp.devices.process import agent_name

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from parts import require
 
 from flaxcomp.errors import UserError
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
 from flaxcomp.sweep.spec import Metric, Sweep
+from parts import require
 from runs import assert_same_networks, figures, flaxcomp, frame, kill_group, start
 
 pytestmark = pytest.mark.e2e

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from parts import require
 
 import flaxcomp
+from parts import require
 
 pytestmark = pytest.mark.e2e
 

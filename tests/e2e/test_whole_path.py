@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from parts import require
 
 from flaxcomp.store.frame import MEASUREMENT_COLUMNS, TRIAL_COLUMNS
+from parts import require
 from runs import flaxcomp
 
 SWEEP = """\

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from export_nets import NETS, net
 
+from export_nets import NETS, net
 from flaxcomp.errors import UserError
 from flaxcomp.export.card import Card, Normalisation
 from flaxcomp.export.check import check, predict

@@ -8,9 +8,9 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
-from export_nets import NETS, net
 from flax import nnx
 
+from export_nets import NETS, net
 from flaxcomp.export.convert import ExportError, captured_stderr, to_tflite
 from flaxcomp.export.operators import Tensor, ends, foreign_operators, not_int8, operators, weight_types
 from flaxcomp.models.layers import Conv, fast_forms

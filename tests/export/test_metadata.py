@@ -6,8 +6,8 @@ import zipfile
 
 import numpy as np
 import pytest
-from export_nets import NETS, net
 
+from export_nets import NETS, net
 from flaxcomp.data.catalog import info
 from flaxcomp.errors import UserError
 from flaxcomp.export.card import Card, Normalisation

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from export_nets import NETS, net
 
+from export_nets import NETS, net
 from flaxcomp.export.convert import ExportError, to_tflite
 from flaxcomp.export.operators import ends
 from flaxcomp.export.to_onnx import to_onnx

@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from export_nets import CONFIG, sample, trained
 from flax import nnx
 
+from export_nets import CONFIG, sample, trained
 from flaxcomp.checkpoint.models import save_models
 from flaxcomp.cli.main import cli
 from flaxcomp.errors import UserError

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from export_nets import CONFIG, net, sample, trained
 
+from export_nets import CONFIG, net, sample, trained
 from flaxcomp.data.arrays import split_validation
 from flaxcomp.export.check import Check
 from flaxcomp.export.convert import to_tflite

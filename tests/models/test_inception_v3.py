@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small_networks import check_forward, check_widths, default_widths, network, small, structure, trainable
 
 from flaxcomp.errors import UserError
 from flaxcomp.models.counting import count
+from small_networks import check_forward, check_widths, default_widths, network, small, structure, trainable
 
 NAME = "inception_v3"
 # (options, parameters, trainable parameters); multiply-adds: 5.713 billion, torchvision's Inception_V3_Weights `_ops`.

@@ -2,10 +2,10 @@
 
 import pytest
 from flax import nnx
-from small_networks import check_forward, check_widths, network, small, trainable
 
 from flaxcomp.errors import UserError
 from flaxcomp.models.counting import count
+from small_networks import check_forward, check_widths, network, small, trainable
 
 NAME = "keras_cifar"
 # Hoffman 2018, appendix A and table 4.1: parameters and % FLOPs. For test 1c the appendix prints 1152 inputs of fc1, which

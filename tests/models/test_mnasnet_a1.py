@@ -2,11 +2,11 @@
 
 import jax.numpy as jnp
 import pytest
-from small_networks import check_forward, check_widths, default_widths, network, small, trainable
 
 from flaxcomp.errors import UserError
 from flaxcomp.models import registry
 from flaxcomp.models.counting import count
+from small_networks import check_forward, check_widths, default_widths, network, small, trainable
 
 NAME = "mnasnet_a1"
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small_networks import check_forward, check_widths, default_widths, network, small, structure, trainable
 
 from flaxcomp.errors import UserError
 from flaxcomp.models import registry
 from flaxcomp.models.counting import count
+from small_networks import check_forward, check_widths, default_widths, network, small, structure, trainable
 
 NAME = "mobilenet_v1"
 # Trainable parameters: keras.applications.MobileNet(alpha=...); multiply-adds in millions: Howard et al. 2017, tables 6 and 7.

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small_networks import check_forward, check_widths, default_widths, network, small, trainable
 
 from flaxcomp.errors import UserError
 from flaxcomp.export.convert import start_tensorflow
 from flaxcomp.models import registry
 from flaxcomp.models.counting import count
+from small_networks import check_forward, check_widths, default_widths, network, small, trainable
 
 NAME = "mobilenet_v2"
 # Trainable parameters: keras.applications.MobileNetV2(alpha=...); multiply-adds in millions: the paper's table 4 gives 300 and

@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from small_networks import check_forward, check_widths, default_widths, network, small, trainable
 
 from flaxcomp.errors import UserError
 from flaxcomp.models.counting import count
+from small_networks import check_forward, check_widths, default_widths, network, small, trainable
 
 NAME = "shufflenet_v2"
 # torchvision's ShuffleNet_V2_X*_Weights: num_params; multiply-adds in millions: paper, table 8 (torchvision: 145 at 1.0).

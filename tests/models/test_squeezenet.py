@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small_networks import check_forward, check_widths, default_widths, network, small, structure, trainable
 
 from flaxcomp.errors import UserError
 from flaxcomp.models import squeezenet
 from flaxcomp.models.counting import count
+from small_networks import check_forward, check_widths, default_widths, network, small, structure, trainable
 
 NAME = "squeezenet"
 

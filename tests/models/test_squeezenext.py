@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from small_networks import check_forward, check_widths, default_widths, network, small, trainable
 
 from flaxcomp.errors import UserError
 from flaxcomp.models.counting import count
+from small_networks import check_forward, check_widths, default_widths, network, small, trainable
 
 NAME = "squeezenext"
 # osmr/imgclsmob, pytorchcv/models/squeezenext.py, as its own test holds them. That port gives each convolution a bias, which

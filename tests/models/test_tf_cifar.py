@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_networks import check_forward, check_widths, network, small, trainable
 
 from flaxcomp.errors import UserError
 from flaxcomp.models.counting import count
 from flaxcomp.models.tf_cifar import local_response_norm
+from small_networks import check_forward, check_widths, network, small, trainable
 
 NAME = "tf_cifar"
 SIZES = {  # pixels: parameters, multiply-adds; by hand, the tutorial prints none

@@ -4,10 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
-from small_networks import check_forward, check_widths, network, small, trainable
 
 from flaxcomp.errors import UserError
 from flaxcomp.models.counting import count
+from small_networks import check_forward, check_widths, network, small, trainable
 
 NAME = "tf_mnist"
 PUBLISHED = [  # widths, parameters, multiply-adds by hand

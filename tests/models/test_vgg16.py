@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from small_networks import check_forward, check_widths, default_widths, network, small, structure, trainable
 
 from flaxcomp.errors import UserError
 from flaxcomp.models.counting import count
+from small_networks import check_forward, check_widths, default_widths, network, small, structure, trainable
 
 NAME = "vgg16"
 CONVOLUTIONS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)

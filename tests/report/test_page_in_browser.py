@@ -6,12 +6,12 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from parts import require
-from synthetic_runs import study
 
 from flaxcomp.report.panels import front
 from flaxcomp.report.write import write_report
 from flaxcomp.sweep.spec import Metric
+from parts import require
+from synthetic_runs import study
 
 pytestmark = pytest.mark.integration
 

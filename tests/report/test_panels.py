@@ -5,7 +5,6 @@ import json
 from dataclasses import replace
 
 import pytest
-from synthetic_runs import EMULATED, REAL, TEACHER, artifacts, epochs, measurement, study, teacher, trial
 
 from flaxcomp.report import panels
 from flaxcomp.report.fronts import Setting, pareto
@@ -25,6 +24,7 @@ from flaxcomp.report.tables import Table
 from flaxcomp.report.write import png
 from flaxcomp.store.frame import RunFrame
 from flaxcomp.sweep.spec import Metric
+from synthetic_runs import EMULATED, REAL, TEACHER, artifacts, epochs, measurement, study, teacher, trial
 
 ACCURACY_LATENCY = (Metric(name="val_accuracy", goal="maximize"), Metric(name="latency_ms", goal="minimize"))
 SMALL = study(seeds=2, temperatures=(None, 1.0, 3.0), exported=4)

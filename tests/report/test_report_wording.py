@@ -1,7 +1,6 @@
 """Figures, configurations and tables in words."""
 
 import pytest
-from synthetic_runs import TEACHER, study, teacher, trial
 
 from flaxcomp.report.charts import short_names
 from flaxcomp.report.configurations import Naming, varying
@@ -9,6 +8,7 @@ from flaxcomp.report.quantities import quantity
 from flaxcomp.report.tables import Cell, Table, markdown, number
 from flaxcomp.store.frame import RunFrame
 from flaxcomp.sweep.spec import Metric
+from synthetic_runs import TEACHER, study, teacher, trial
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import pytest
-from synthetic_runs import EMULATED, REAL, study
 
 from flaxcomp import durable
 from flaxcomp.errors import UserError
@@ -18,6 +17,7 @@ from flaxcomp.report.page import page
 from flaxcomp.report.write import write_report
 from flaxcomp.store.frame import RunFrame
 from flaxcomp.sweep.spec import Metric
+from synthetic_runs import EMULATED, REAL, study
 
 SMALL = study(seeds=2, temperatures=(None, 1.0, 3.0), exported=4)
 TINY = study(

@@ -8,11 +8,11 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from run_stores import SWEEP_JSON, Pack, Runs, trial
 
 from flaxcomp.errors import UserError
 from flaxcomp.store.lease import Lease, LeaseLostError, process_identity
 from flaxcomp.store.records import Store
+from run_stores import SWEEP_JSON, Pack, Runs, trial
 
 pytest_plugins = ("store_fixtures",)
 

@@ -5,12 +5,12 @@ import socket
 
 import pytest
 import sqlalchemy as sa
-from run_stores import Runs, trial
 
 from flaxcomp.errors import UserError
 from flaxcomp.store import migrations
 from flaxcomp.store.database import connect
 from flaxcomp.store.records import Store
+from run_stores import Runs, trial
 
 pytest_plugins = ("store_fixtures",)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 import sqlalchemy as sa
-from run_stores import Runs, trial
 
 from flaxcomp.errors import UserError
 from flaxcomp.store.database import parse_url
+from run_stores import Runs, trial
 
 pytest_plugins = ("store_fixtures",)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from run_stores import SWEEP_JSON, Pack, Runs, trial
 
 from flaxcomp.errors import UserError
 from flaxcomp.store.frame import MEASUREMENT_COLUMNS, TRIAL_COLUMNS
@@ -15,6 +14,7 @@ from flaxcomp.store.lease import LateAttemptError, Lease
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
 from flaxcomp.sweep.spec import TrialConfig
+from run_stores import SWEEP_JSON, Pack, Runs, trial
 
 pytest_plugins = ("store_fixtures",)
 

@@ -12,13 +12,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from parts import require
-from run_stores import Runs, trial
 
 from flaxcomp.errors import UserError
 from flaxcomp.store.lease import Lease
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
+from parts import require
+from run_stores import Runs, trial
 
 pytest_plugins = ("store_fixtures",)
 

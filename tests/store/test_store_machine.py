@@ -7,10 +7,10 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
-from run_stores import Pack, Runs, trial
 
 from flaxcomp.errors import UserError
 from flaxcomp.store.lease import LateAttemptError, Lease, LeaseLostError
+from run_stores import Pack, Runs, trial
 
 TTL_S = 30.0
 NEEDS = {"t0": (), "t1": (), "t2": ("t0",), "t3": ("t2",), "t4": ("t1", "t2"), "t5": ()}

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sweep_samples import FINGERPRINTS, FakeCatalog, load, trials_of
 
 from flaxcomp.errors import SweepFileError
 from flaxcomp.sweep import ids
 from flaxcomp.sweep.expand import Tally, Trial, count_points, expand
 from flaxcomp.sweep.spec import TrialConfig
+from sweep_samples import FINGERPRINTS, FakeCatalog, load, trials_of
 
 STUDENT = "  distill: {teacher: {model: {name: big}, train: {epochs: 3}}}\n"
 

@@ -2,12 +2,12 @@ import time
 
 import msgspec
 import pytest
-from sweep_samples import HEAD, load, trials_of
 
 from flaxcomp.errors import SweepFileError
 from flaxcomp.sweep.expand import check_size, count_points
 from flaxcomp.sweep.load import MAX_CHAIN, load_sweep, load_text
 from flaxcomp.sweep.spec import Metric, Optimizer, Sweep
+from sweep_samples import HEAD, load, trials_of
 
 DESIGN = """\
 version: 1

@@ -1,8 +1,8 @@
 import pytest
-from sweep_samples import load, trials_of
 
 from flaxcomp.errors import SweepFileError
 from flaxcomp.sweep.expand import count_points
+from sweep_samples import load, trials_of
 
 BODY = """\
   train: {epochs: 5, optimizer: {learning_rate: 1e-3}}

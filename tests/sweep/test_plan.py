@@ -3,11 +3,11 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sweep_samples import FakeCatalog, load, trials_of
 
 from flaxcomp.sweep.expand import Trial
 from flaxcomp.sweep.plan import Pack, form_packs, make_plan
 from flaxcomp.sweep.spec import Dataset, TrialConfig
+from sweep_samples import FakeCatalog, load, trials_of
 
 CONFIG = TrialConfig(dataset=Dataset(name="mnist"), model={"name": "wide"})
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from sweep_samples import HEAD
 
 from flaxcomp.cli.main import cli
 from flaxcomp.sweep.schema import sweep_schema
 from flaxcomp.sweep.spec import TrialConfig
+from sweep_samples import HEAD
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "sweeps" / "quickstart.yaml"

@@ -3,11 +3,11 @@ from typing import Any
 
 import jsonschema
 import pytest
-from sweep_samples import HEAD
-from test_load import DESIGN
 
 from flaxcomp.sweep.document import parse
 from flaxcomp.sweep.schema import sweep_schema
+from sweep_samples import HEAD
+from test_load import DESIGN
 
 SCHEMA = sweep_schema()
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
