@@ -46,6 +46,14 @@ def ray_cluster() -> Iterator[Cluster]:
     try:
         for command in (head, [*ray, f"--address=127.0.0.1:{port}"]):
             log = Path(folder) / f"node{len(processes)}.log"
+            # Other clusters on this machine hold Ray's usual ports, and an agent without its port takes no jobs.
+            ports = (
+                "dashboard-agent-listen-port",
+                "dashboard-agent-grpc-port",
+                "metrics-export-port",
+                "runtime-env-agent-port",
+            )
+            command += [f"--{name}={_free_port()}" for name in ports]
             with log.open("wb") as file:
                 processes.append(subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True))
             _wait_for(processes[-1], log, "--block")
