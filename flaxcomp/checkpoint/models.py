@@ -42,7 +42,8 @@ def load_model(folder: Path) -> dict[str, Any]:
         UserError: there is no such file, or it is damaged.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: a trained network must be there, but there is none. Has its trial finished?")
+        raise UserError(f"{folder}: a trained network must be there, but there is none. Has its trial finished, or has the "
+                        "sweep's `retention` removed it?")  # fmt: skip
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             flat: Flat = dict(checkpointer.restore(folder))

@@ -5,17 +5,16 @@ import dataclasses
 import os
 import platform
 import shutil
-import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
 
-from flaxcomp.errors import UserError
 from flaxcomp.schedule.executor import Executor
+from flaxcomp.schedule.retention import Trimmer
 from flaxcomp.store.lease import LateAttemptError, Lease
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
@@ -62,6 +61,7 @@ class Controller:
         trials: all that are wanted, dependencies before what needs them.
         executor: where packs train.
         observer: told of everything.
+        trimmer: keeps the run folder small, where the sweep has a `retention`.
     """
 
     store: Store
@@ -71,6 +71,7 @@ class Controller:
     observer: Observer
     resources: Resources = field(default_factory=Resources)
     retry: Retry = field(default_factory=Retry)
+    trimmer: Trimmer | None = None
     clock: Callable[[], float] = time.monotonic
     _stop: bool = field(default=False, init=False)
 
@@ -157,13 +158,30 @@ class Controller:
 
     def _plan_all(self) -> None:
         """Take up the packs that an earlier controller left open, as they were, then form new ones."""
-        for row in self.store.open_packs():
-            self._queue.append(Pack(row.id, tuple(row.trial_ids), row.signature))
+        self._open = [Pack(row.id, tuple(row.trial_ids), row.signature) for row in self.store.open_packs()]
+        self._train_lost_networks_again()
         self._plan_new()
 
+    def _train_lost_networks_again(self) -> None:
+        """A finished trial whose network is gone (removed by hand, or by `retention`) while others still need it is pending."""
+        lost: set[str] = set()
+        for trial in reversed(self.trials):  # what is needed comes before what needs it, and may need something itself
+            if self._statuses[trial.id] == "pending" or trial.id in lost:
+                lost |= {need for need in trial.needs
+                         if self._statuses[need] == "finished" and not self.paths.model(need).is_dir()}  # fmt: skip
+        if lost:
+            self.store.repeat(self._lease, lost)
+            self._set(lost, "pending")
+            self.observer.said(f"{len(lost)} networks that others need are gone and are trained again")
+
     def _plan_new(self) -> None:
-        """Form packs of the pending trials whose dependencies are finished and that are in no pack yet."""
-        taken = {trial for pack in self._queue for trial in pack.trial_ids}
+        """Queue open packs, and new ones of the pending trials that are in none, once their dependencies are finished."""
+        waiting = [
+            pack for pack in self._open if not all(self._is_ready(self._by_id[t]) for t in pack.trial_ids if t in self._by_id)
+        ]
+        self._queue.extend(pack for pack in self._open if pack not in waiting)
+        self._open = waiting
+        taken = {trial for pack in (*self._queue, *self._open) for trial in pack.trial_ids}
         ready = [t for t in self.trials if t.id not in taken and self._statuses[t.id] == "pending" and self._is_ready(t)]
         packs = form_packs(ready, self._pack_size, self.executor.slots)
         if packs:
@@ -192,11 +210,21 @@ class Controller:
                 self._handle(event)
         for pack in self._dissolved:
             shutil.rmtree(self.paths.pack(pack.id), ignore_errors=True)
+        self._trim()
         if self._failures:
             self._statuses = self.store.statuses()
             self._queue.extend(self._released)
         if self._failures or any(trial in self._needed for pack in self._dissolved for trial in pack.trial_ids):
             self._plan_new()
+
+    def _trim(self) -> None:
+        finished = [trial for pack in self._dissolved for trial in pack.trial_ids if self._statuses[trial] == "finished"]
+        if self.trimmer is None or not finished:
+            return
+        needed = {need for trial in self.trials if self._statuses[trial.id] in ("pending", "running") for need in trial.needs}
+        if said := self.trimmer.trim(finished, needed):
+            self.store.log_event(self._lease, "note", said)
+            self.observer.said(said)
 
     def _handle(self, event: Event) -> None:
         current = self._running.get(event.pack_id)
@@ -257,7 +285,7 @@ class Controller:
             self.observer.said(f"pack {pack.id} did not stop in time; it goes on from its last checkpoint next time")
             self._interrupted(pack, attempt)
 
-    def _set(self, trial_ids: Sequence[str], status: str) -> None:
+    def _set(self, trial_ids: Iterable[str], status: str) -> None:
         for trial in trial_ids:
             self._statuses[trial] = status
 
@@ -272,23 +300,3 @@ def acquire(store: Store) -> Lease:
         UserError: another one is at work.
     """
     return store.acquire(host=platform.node(), pid=os.getpid(), ttl_s=LEASE_TTL_S)
-
-
-def check_writable(paths: RunPaths) -> None:
-    """Refuse a run folder that cannot be made or written, before anything is trained. One that is not there is not made.
-
-    Raises:
-        UserError: with the reason.
-    """
-    made = [folder for folder in (paths.root, *paths.root.parents) if not os.path.lexists(folder)]
-    try:
-        try:
-            paths.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=paths.root) as probe:
-                probe.write(b"\0" * 4096)
-        finally:
-            for folder in made:
-                with contextlib.suppress(OSError):  # not made, or in use by another program already
-                    folder.rmdir()
-    except OSError as error:
-        raise UserError(f"the run folder {paths.root} must be writable: {error.strerror}. Choose another with --out.") from None

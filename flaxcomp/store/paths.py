@@ -40,8 +40,13 @@ class RunPaths:
         """Checkpoints of a pack in training; removed once its trials are finished."""
         return self.root / "packs" / pack_id
 
+    @property
+    def trials(self) -> Path:
+        """A folder for each trial that has finished."""
+        return self.root / "trials"
+
     def trial(self, trial_id: str) -> Path:
-        return self.root / "trials" / trial_id
+        return self.trials / trial_id
 
     def model(self, trial_id: str) -> Path:
         """The trained parameters and batch statistics of a finished trial (Orbax)."""

@@ -222,6 +222,11 @@ class Store(Reading):
         with self._fenced(lease) as writing:
             return writing.reset_failed(trial_ids)
 
+    def repeat(self, lease: Lease, trial_ids: Iterable[str]) -> None:
+        """Make finished trials pending again; what is recorded of them stays until they have finished anew."""
+        with self._fenced(lease) as writing:
+            writing.repeat(trial_ids)
+
     # --- packs
 
     def form_packs(self, lease: Lease, packs: Iterable["Pack"]) -> None:

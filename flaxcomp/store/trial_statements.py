@@ -58,10 +58,14 @@ class TrialStatements(Statements):
         before = self._execute(COUNT_PENDING).scalar_one()
         for batch in batches(reset):
             self._execute(failures.update().where(mine(failures), failures.c.trial_id.in_(batch)).values(counted=False))
-            self._execute(trials.update().where(mine(trials), trials.c.trial_id.in_(batch)).values(status="pending"))
+        self.repeat(reset)
         self._execute(trials.update().where(mine(trials), trials.c.status == "blocked").values(status="pending"))
         self._block(failed - reset)
         return int(self._execute(COUNT_PENDING).scalar_one() - before)
+
+    def repeat(self, trial_ids: Iterable[str]) -> None:
+        for batch in batches(trial_ids):
+            self._execute(trials.update().where(mine(trials), trials.c.trial_id.in_(batch)).values(status="pending"))
 
     def _failed(self) -> set[str]:
         return set(self._execute(FAILED).scalars())

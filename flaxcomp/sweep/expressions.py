@@ -2,7 +2,7 @@
 
     names        dotted columns: size_bytes, train.optimizer.learning_rate
     literals     1  1e-3  512 KiB  'text'  "text"  true  false  null (also True, False, None)  [1, 2]
-    units        B  KB MB GB (powers of 1000)  KiB MiB GiB (powers of 1024), after a number
+    units        B  KB MB GB TB (powers of 1000)  KiB MiB GiB TiB (powers of 1024), after a number
     arithmetic   + - * / // %
     comparison   == != < <= > >=, chained as in Python; in, not in
     logic        and or not, parentheses
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flaxcomp.errors import UserError
+from flaxcomp.sweep.sizes import UNITS
 
 MAX_LENGTH = 1000
 MAX_DEPTH = 50
@@ -27,7 +28,6 @@ MAX_DEPTH = 50
 Row = Mapping[str, Any]
 Evaluate = Callable[[Row], Any]
 
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _CONSTANTS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
 _WORDS = {"and", "or", "not", "in", "is"}
 _TOKEN = re.compile(
@@ -277,10 +277,10 @@ class _Parser:
         token = self._here
         if token.kind != "name":
             return 1
-        if token.text not in _UNITS:
-            raise self._error(token, f"{token.text!r} is no unit; known: {', '.join(_UNITS)}")
+        if token.text not in UNITS:
+            raise self._error(token, f"{token.text!r} is no unit; known: {', '.join(UNITS)}")
         self._position += 1
-        return _UNITS[token.text]
+        return UNITS[token.text]
 
     def _list(self) -> Evaluate:
         items: list[Evaluate] = []

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from flaxcomp.sweep.sizes import SIZE_PATTERN
+
 MAX_INT = 2**31 - 1  # what every backend counts with
 
 PositiveInt = Annotated[int, Meta(ge=1, le=MAX_INT)]
@@ -17,6 +19,7 @@ Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
 Precision = Literal["float32", "float16", "dynamic", "int8"]
+Size = Annotated[int, Meta(ge=1)] | Annotated[str, Meta(pattern=SIZE_PATTERN)]  # bytes, or text such as 200 GiB
 Unit = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -169,6 +172,18 @@ class Retry(Spec, frozen=True):
     lost: NonNegativeInt = 10  # worker or node lost
 
 
+class Retention(Spec, frozen=True):
+    """What may be removed when a run folder has grown to `total`: networks of finished trials, the oldest first.
+
+    Always kept are records, reports, files made from winners, checkpoints of packs in training, networks that waiting trials
+    need, and those that `export.select` chooses.
+    """
+
+    total: Size  # of the run folder
+    # latest: the network after the last epoch; best: of the best epoch; front: both, of trials on the front
+    keep: tuple[Literal["latest", "best", "front"], ...] = ("latest", "front")
+
+
 class Sweep(Spec, frozen=True):
     """A sweep file after its syntax was checked; `base` and `parameters` are checked against each trial."""
 
@@ -190,3 +205,4 @@ class Sweep(Spec, frozen=True):
     benchmark: Benchmark | None = None
     resources: Resources = Resources()
     retry: Retry = Retry()
+    retention: Retention | None = None  # None: everything is kept

@@ -1,5 +1,7 @@
 """The controller against a real store; only the place where packs train is played by the test."""
 
+import os
+import shutil
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +11,11 @@ import pytest
 
 from flaxcomp.errors import UserError
 from flaxcomp.schedule.controller import Controller, Summary, acquire
+from flaxcomp.schedule.retention import Trimmer
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
 from flaxcomp.sweep.plan import Pack
-from flaxcomp.sweep.spec import Dataset, Distill, Resources, Retry, Train, TrialConfig
+from flaxcomp.sweep.spec import Dataset, Distill, Resources, Retention, Retry, Train, TrialConfig
 from flaxcomp.sweep.trial import Trial
 from flaxcomp.train.job import EpochDone, Event, Failed, Finished, PackJob, Stopped, Tick
 
@@ -21,6 +24,10 @@ Script = Callable[[PackJob], list[Event]]
 
 
 def done(job: PackJob) -> list[Event]:
+    for trial in job.configs:
+        model = RunPaths.at(job.root).model(trial)
+        model.mkdir(parents=True, exist_ok=True)
+        (model / "weights").write_bytes(b"w" * 1000)
     rows = [{"trial": t, "epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "val_accuracy": 0.5, "learning_rate": 1e-3,
              "images_per_second": 1.0} for t in job.configs]  # fmt: skip
     results: dict[str, dict[str, Any]] = {t: {"params": 5, "test_accuracy": 0.5, "val_accuracy": 0.5} for t in job.configs}
@@ -99,12 +106,12 @@ def paths(tmp_path: Path) -> RunPaths:
 
 
 def run(paths: RunPaths, executor: Scripted, wanted: list[Trial], *, retry: Retry | None = None, pack: Any = "auto",
-        prepare: Callable[[Controller], None] = lambda _: None) -> tuple[Summary, Silent]:  # fmt: skip
+        prepare: Callable[[Controller], None] = lambda _: None, trimmer: Trimmer | None = None) -> tuple[Summary, Silent]:  # fmt: skip
     observer = Silent()
     with Store.create(paths, name="n", sweep_text="x", sweep_json=SWEEP) as store:
         lease = acquire(store)
         try:
-            controller = Controller(store, paths, wanted, executor, observer, Resources(pack=pack), retry or Retry())
+            controller = Controller(store, paths, wanted, executor, observer, Resources(pack=pack), retry or Retry(), trimmer)
             prepare(controller)
             return controller.run(lease), observer
         finally:
@@ -277,3 +284,53 @@ def test_epochs_are_recorded_once_even_if_told_twice(paths: RunPaths) -> None:
     run(paths, Scripted(lambda job: [done(job)[0], *done(job)]), trials(2))
     with Store.open(paths) as store:
         assert sorted((row["trial"], row["epoch"]) for row in store.frame().epochs) == [("t0", 1), ("t1", 1)]
+
+
+def test_a_network_that_is_gone_and_still_needed_is_trained_again(paths: RunPaths) -> None:
+    run(paths, Scripted(), trials(2))
+    shutil.rmtree(paths.model("t0"))
+    shutil.rmtree(paths.model("t1"))  # nobody needs this one
+    executor = Scripted()
+    summary, observer = run(paths, executor, trials(2, students=2))
+    assert sorted(executor.jobs[0].configs) == ["t0"]
+    assert sorted(t for job in executor.jobs for t in job.configs) == ["s0", "s1", "t0"]
+    assert summary.count("finished") == 4
+    assert "1 networks that others need are gone and are trained again" in observer.lines
+
+
+def test_an_open_pack_waits_until_its_lost_teacher_is_back(paths: RunPaths) -> None:
+    def stop_after_teacher(job: PackJob) -> list[Event]:
+        return done(job) if "t0" in job.configs else [Stopped(job.pack_id, job.attempt)]
+
+    stopping = Scripted(stop_after_teacher)
+    run(paths, stopping, trials(1, students=2))
+    shutil.rmtree(paths.model("t0"))
+    executor = Scripted()
+    summary, _ = run(paths, executor, trials(1, students=2))
+    assert sorted(executor.jobs[0].configs) == ["t0"]
+    assert {job.pack_id for job in executor.jobs[1:]} == {job.pack_id for job in stopping.jobs[1:]}, "the same packs again"
+    assert summary.count("finished") == 3
+
+
+def test_retention_removes_the_oldest_networks_that_nobody_needs(paths: RunPaths) -> None:
+    size = 10_000_000  # the store's file and its log are small beside it
+
+    def large(job: PackJob) -> list[Event]:
+        events = done(job)
+        for trial in job.configs:
+            os.truncate(paths.model(trial) / "weights", size)
+        return events
+
+    trimmer = Trimmer(Retention(total="45 MB", keep=("front",)), paths, front=lambda: ["t1"], winners=lambda: ["t2"])
+    _, observer = run(paths, Scripted(large, slots=1), trials(8), pack=1, trimmer=trimmer)
+    left = {path.parent.name for path in paths.trials.glob("*/model")}
+    assert left == {"t1", "t2", "t6", "t7"}, "the front, the export's choice, and the newest that there is room for"
+    assert any(line.startswith("retention: the run folder holds") for line in observer.lines)
+
+
+def test_retention_says_once_when_nothing_may_go(paths: RunPaths) -> None:
+    spec = Retention(total="1 KiB", keep=("latest",))
+    trimmer = Trimmer(spec, paths, front=lambda: pytest.fail("asked for the front without need"), winners=list)
+    _, observer = run(paths, Scripted(slots=1), trials(4), pack=1, trimmer=trimmer)
+    assert sum("nothing is left that may be removed" in line for line in observer.lines) == 1
+    assert len(list(paths.trials.glob("*/model"))) == 4

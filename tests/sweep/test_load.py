@@ -177,6 +177,14 @@ def test_reads_files(tmp_path) -> None:
         ("exclude: [model.width == 1]", 6, "exclude[0] reads the unknown column 'model.width'."),
         ("constraints:\n  - seed == 1\n  - size_byte <= 512 KiB", 8, "constraints[1] reads the unknown column 'size_byte'"),
         ("exclude: [3]", 6, "exclude[0] must be text, got 3"),
+        # retention
+        ("retention: {keep: [front]}", 6, "retention needs the key 'total'"),
+        ("retention: {total: 5 parsecs}", 6, "retention.total must be an integer >= 1 or text that matches"),
+        (
+            "retention:\n  total: 1 GiB\n  keep: [frnt]",
+            8,
+            "one of 'latest', 'best', 'front', got 'frnt'. Did you mean 'front'?",
+        ),
         # teachers
         ("  distill: {teacher: bigg}\nteachers: {big: {model: {name: big}}}", 6, "unknown teacher 'bigg'. Did you mean 'big'?"),
         ("  distill: {teacher: big}", 6, "unknown teacher 'big'. Name them under `teachers:`"),

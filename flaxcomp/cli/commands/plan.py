@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flaxcomp.errors import MissingPackageError
+from flaxcomp.sweep.sizes import show_size
 
 if TYPE_CHECKING:
     from flaxcomp.sweep.load import LoadedSweep
@@ -125,7 +126,7 @@ def _print(loaded: "LoadedSweep", plan: "Plan", costs: dict[str, Cost]) -> None:
     ]
     if costs:
         rows.append(("time", _duration(_total(plan, costs, "seconds")), "if trained one after the other"))
-        rows.append(("disk", _size(_total(plan, costs, "disk_bytes")), ""))
+        rows.append(("disk", show_size(_total(plan, costs, "disk_bytes")), ""))
     console.print(f"[bold]{escape(loaded.sweep.name)}[/bold]  {escape(loaded.file)}")
     summary = Table.grid(padding=(0, 2))
     summary.add_column()
@@ -147,7 +148,7 @@ def _print(loaded: "LoadedSweep", plan: "Plan", costs: dict[str, Cost]) -> None:
         cells = [f"{group.trials + group.dependencies:,}", f"{group.packs:,}"]
         if costs:
             cost = costs[signature]
-            cells += [f"{cost['params']:,}", f"{cost['macs']:,}", _duration(cost["seconds"]), _size(cost["disk_bytes"])]
+            cells += [f"{cost['params']:,}", f"{cost['macs']:,}", _duration(cost["seconds"]), show_size(cost["disk_bytes"])]
         cells += ["-" if group.differs[name] is None else escape(str(group.differs[name])) for name in differing]
         table.add_row(signature, *cells)
     console.print()
@@ -160,11 +161,3 @@ def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"

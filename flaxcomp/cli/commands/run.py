@@ -15,7 +15,9 @@ from flaxcomp.errors import UserError
 if TYPE_CHECKING:
     from flaxcomp.schedule.controller import Controller, Summary
     from flaxcomp.schedule.executor import Executor
+    from flaxcomp.schedule.retention import Trimmer
     from flaxcomp.store.paths import RunPaths
+    from flaxcomp.store.records import Store
     from flaxcomp.sweep.expand import Trial
     from flaxcomp.sweep.load import LoadedSweep
 
@@ -43,7 +45,7 @@ def command(ctx: click.Context, sweep: Path, out: Path | None, executor: Literal
     """
     from flaxcomp.cli.catalog import RoomCatalog
     from flaxcomp.cli.pools import pool_file
-    from flaxcomp.schedule.controller import check_writable
+    from flaxcomp.schedule.run_folder import check_writable
     from flaxcomp.store.paths import RunPaths
     from flaxcomp.sweep.expand import check_size, expand
     from flaxcomp.sweep.load import load_sweep
@@ -113,7 +115,8 @@ def _train(loaded: "LoadedSweep", trials: "list[Trial]", paths: "RunPaths", exec
             try:
                 tally = Tally(sweep.metrics[0], lambda trial: names.get(trial, trial), _work_of(trials, executor))
                 with make_display(tally) as display:
-                    controller = Controller(store, paths, trials, workers, display, sweep.resources, sweep.retry)
+                    trimmer = _make_trimmer(loaded, paths, store)
+                    controller = Controller(store, paths, trials, workers, display, sweep.resources, sweep.retry, trimmer)
                     with _stop_on_interrupt(controller):
                         return controller.run(lease)
             finally:
@@ -141,6 +144,20 @@ def _make_executor(kind: str, address: str | None, loaded: "LoadedSweep") -> "Ex
     from flaxcomp.schedule.ray_executor import RayExecutor
 
     return RayExecutor(loaded.sweep.resources, address)
+
+
+def _make_trimmer(loaded: "LoadedSweep", paths: "RunPaths", store: "Store") -> "Trimmer | None":
+    from flaxcomp.report.winners import select
+    from flaxcomp.schedule.retention import Trimmer
+
+    retention, export = loaded.sweep.retention, loaded.sweep.export
+    if retention is None:
+        return None
+
+    def chosen(rule: str) -> list[str]:
+        return select(store.frame(epochs=False), rule)
+
+    return Trimmer(retention, paths, front=lambda: chosen("front"), winners=lambda: chosen(export.select) if export else [])
 
 
 @contextmanager

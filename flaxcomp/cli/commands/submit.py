@@ -42,7 +42,8 @@ def command(sweep: Path, target_file: Path, out: Path | None, overrides: tuple[s
     pool = pool_file(loaded, sweep)
     files = {} if pool is None or loaded.sweep.benchmark is None else {_inside(loaded.sweep.benchmark.pool): pool}
     try:
-        from flaxcomp.schedule.controller import acquire, check_writable
+        from flaxcomp.schedule.controller import acquire
+        from flaxcomp.schedule.run_folder import check_writable
         from flaxcomp.schedule.submit import read_target, submit
 
         target = read_target(target_file)

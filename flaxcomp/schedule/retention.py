@@ -1,0 +1,96 @@
+"""Keeps a run folder below the size that the sweep's `retention` allows."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from flaxcomp.store.paths import RunPaths
+from flaxcomp.sweep.sizes import show_size, size_bytes
+from flaxcomp.sweep.spec import Retention
+
+Chosen = Callable[[], Collection[str]]
+
+
+class Trimmer:
+    """Removes networks of finished trials, the oldest first, when the run folder has grown too large.
+
+    The folder is measured once; after that only what changes is.
+
+    Args:
+        spec: the sweep's.
+        paths: of the run folder.
+        front: the trials that are on the front now; asked only when something must go and `keep` names it.
+        winners: the trials that the sweep's export will want; never touched.
+    """
+
+    def __init__(self, spec: Retention, paths: RunPaths, front: Chosen, winners: Chosen) -> None:
+        self._limit = size_bytes(spec.total)
+        self._keep, self._paths, self._front, self._winners = spec.keep, paths, front, winners
+        self._trials = {folder.name: _size(folder) for folder in sorted(paths.trials.glob("*"), key=_age)}
+        self._told = False
+
+    def trim(self, finished: Collection[str], needed: Collection[str]) -> str | None:
+        """Take note of trials that have just finished, and remove what must go.
+
+        Args:
+            needed: trials whose networks others still wait for.
+
+        Returns:
+            what there is to tell, if anything.
+        """
+        for trial in finished:
+            self._trials.pop(trial, None)  # to the end: it is the newest now
+            self._trials[trial] = _size(self._paths.trial(trial))
+        # Trials are counted from the ledger: there may be a hundred thousand. The other folders hold few files.
+        others = sum(_size(path) for path in self._paths.root.iterdir() if path != self._paths.trials)
+        used = before = others + sum(self._trials.values())
+        removed = 0
+        for path in self._candidates(set(needed)) if used > self._limit else ():
+            used -= self._remove(path)
+            removed += 1
+            if used <= self._limit:
+                break
+        state = f"the run folder holds {show_size(used)}, `total` is {show_size(self._limit)}"
+        if removed:
+            return f"retention: {state}, after {removed} files and networks of {show_size(before - used)} were removed"
+        if used > self._limit and not self._told:
+            self._told = True
+            return f"retention: {state}, and nothing is left that may be removed"
+        return None
+
+    def _candidates(self, needed: set[str]) -> Iterator[Path]:
+        """What may go, what is missed least first."""
+        kept = needed | set(self._winners()) | (set(self._front()) if "front" in self._keep else set())
+        free = [trial for trial in self._trials if trial not in kept]
+        yield from filter(Path.exists, map(self._paths.teacher_logits, free))  # can be computed again
+        if "best" not in self._keep:
+            yield from filter(Path.exists, map(self._paths.best_model, free))
+        if "latest" not in self._keep:
+            yield from filter(Path.exists, map(self._paths.model, free))
+
+    def _remove(self, path: Path) -> int:
+        """Remove a network or a file of a trial; returns how many bytes that freed."""
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        trial = path.parent
+        before = self._trials[trial.name]
+        self._trials[trial.name] = _size(trial)
+        return before - self._trials[trial.name]
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; what vanishes meanwhile counts nothing."""
+    found = [Path(folder, file) for folder, _, files in os.walk(path) for file in files] if path.is_dir() else [path]
+    total = 0
+    for file in found:
+        with contextlib.suppress(FileNotFoundError):
+            total += file.lstat().st_size
+    return total
+
+
+def _age(path: Path) -> float:
+    return path.stat().st_mtime
