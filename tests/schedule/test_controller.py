@@ -105,8 +105,16 @@ def paths(tmp_path: Path) -> RunPaths:
     return RunPaths.at(tmp_path / "a run's ünusual folder")
 
 
-def run(paths: RunPaths, executor: Scripted, wanted: list[Trial], *, retry: Retry | None = None, pack: Any = "auto",
-        prepare: Callable[[Controller], None] = lambda _: None, trimmer: Trimmer | None = None) -> tuple[Summary, Silent]:  # fmt: skip
+def run(
+    paths: RunPaths,
+    executor: Scripted,
+    wanted: list[Trial],
+    *,
+    retry: Retry | None = None,
+    pack: Any = "auto",
+    prepare: Callable[[Controller], None] = lambda _: None,
+    trimmer: Trimmer | None = None,
+) -> tuple[Summary, Silent]:
     observer = Silent()
     with Store.create(paths, name="n", sweep_text="x", sweep_json=SWEEP) as store:
         lease = acquire(store)
