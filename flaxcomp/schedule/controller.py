@@ -82,7 +82,7 @@ class Controller:
         self._needed = {need for trial in self.trials for need in trial.needs}
         self.store.add_trials(lease, self.trials)
         self._statuses = self.store.statuses()
-        self._size_limit: dict[str, int] = {}
+        self._size_limit = {signature: self._smaller(*found) for signature, found in self.store.too_large().items()}
         self._queue: deque[Pack] = deque()
         self._running: dict[str, tuple[Pack, int]] = {}
         self._storage_error: str | None = None
@@ -195,6 +195,10 @@ class Controller:
         wanted = AUTO_PACK if self.resources.pack == "auto" else self.resources.pack
         return min(wanted, self._size_limit.get(trial.signature, wanted))
 
+    def _smaller(self, size: int, failures: int) -> int:
+        """The size of the next packs after memory ran out for one of `size`: half of it, for the last try each trial alone."""
+        return 1 if failures >= self.retry.out_of_memory else max(1, size // 2)
+
     # Events.
 
     def _take(self, events: Sequence[Event]) -> None:
@@ -271,8 +275,7 @@ class Controller:
         self.store.fail_pack(self._lease, pack.id, attempt, kind=event.kind, error=event.error, statuses=statuses)
         del self._running[pack.id]
         if event.kind == "out_of_memory" and len(pack.trial_ids) > 1:
-            last_try_comes = max(earlier.values()) + 1 >= allowed
-            self._size_limit[pack.signature] = 1 if last_try_comes else len(pack.trial_ids) // 2
+            self._size_limit[pack.signature] = self._smaller(len(pack.trial_ids), max(earlier.values()) + 1)
             self._dissolved.append(pack)
         self._failures = True
         if event.kind == "lost" and "failed" not in statuses.values():

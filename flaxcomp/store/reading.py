@@ -89,6 +89,20 @@ class Reading:
         )
         return {row["kind"]: row["n"] for row in rows}
 
+    def too_large(self) -> dict[str, tuple[int, int]]:
+        """By signature: the smallest pack for which memory ran out, and how often that struck its most unlucky trial."""
+        rows = self._read(
+            "SELECT p.signature, min(sizes.n) AS size, max(struck.n) AS failures FROM attempts a"
+            " JOIN packs p ON p.run_id = a.run_id AND p.pack_id = a.pack_id"
+            " JOIN (SELECT pack_id, count(*) AS n FROM pack_trials WHERE run_id = :run GROUP BY pack_id) sizes"
+            " ON sizes.pack_id = a.pack_id"
+            " JOIN pack_trials m ON m.run_id = a.run_id AND m.pack_id = a.pack_id"
+            " JOIN (SELECT trial_id, count(*) AS n FROM failures WHERE run_id = :run AND kind = 'out_of_memory' AND counted"
+            " GROUP BY trial_id) struck ON struck.trial_id = m.trial_id"
+            " WHERE a.run_id = :run AND a.outcome = 'out_of_memory' GROUP BY p.signature"
+        )
+        return {row["signature"]: (row["size"], row["failures"]) for row in rows}
+
     def open_packs(self) -> list[PackRow]:
         """Packs that are open or running, in the order they were formed."""
         packs = self._read("SELECT * FROM packs WHERE run_id = :run AND status <> 'closed' ORDER BY seq")

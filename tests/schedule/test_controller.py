@@ -192,6 +192,22 @@ def test_the_last_try_after_out_of_memory_is_alone(paths: RunPaths) -> None:
     assert list(paths.pack("any").parent.iterdir()) == [], "checkpoints that nobody goes on from"
 
 
+@pytest.mark.parametrize(("allowed", "sizes"), [(5, [4, 4]), (1, [1] * 8)])
+def test_the_next_controller_remembers_that_memory_ran_out(paths: RunPaths, allowed: int, sizes: list[int]) -> None:
+    def failing_then_stopped(job: PackJob) -> list[Event]:
+        controllers[0].request_stop()
+        return failing("out_of_memory")(job)
+
+    controllers: list[Controller] = []
+    first = Scripted(failing_then_stopped, slots=1)
+    run(paths, first, trials(8), retry=Retry(out_of_memory=allowed), prepare=controllers.append)
+    assert [len(job.configs) for job in first.jobs] == [8]
+    second = Scripted(slots=1)
+    summary, _ = run(paths, second, trials(8), retry=Retry(out_of_memory=allowed))
+    assert [len(job.configs) for job in second.jobs] == sizes
+    assert summary.count("finished") == 8
+
+
 def test_out_of_memory_alone_fails_after_its_retries(paths: RunPaths) -> None:
     executor = Scripted(failing("out_of_memory"), slots=1)
     summary, _ = run(paths, executor, trials(1), retry=Retry(out_of_memory=2))
