@@ -6,7 +6,8 @@ between blocks everything is average-pooled, so all layers of all blocks are con
 
 Each of a learned group convolution's `groups` filter groups sees all inputs at first. In the first half of training it loses
 1 / condense_factor of them in each of condense_factor - 1 stages: those of least absolute weight (`condensation_mask`).
-`form: condensed` is what remains: the kept channels picked by an index, a group convolution, a shuffle (`condensed`).
+`form: condensed` is what remains: the kept channels picked by an index, a group convolution, a shuffle (`condensed`). A
+finished trial is reported and exported so.
 
 | net, form condensed | trainable parameters | multiply-adds, 10 or 1000 classes |
 |---|---|---|
