@@ -27,6 +27,20 @@ class Normalisation:
 
 
 @dataclass(frozen=True)
+class Resizing:
+    """How images of the data set become as large as the network's input.
+
+    Attributes:
+        source, target: height and width before and after.
+        formula: the method in words.
+    """
+
+    source: tuple[int, int]
+    target: tuple[int, int]
+    formula: str
+
+
+@dataclass(frozen=True)
 class Card:
     """Everything that one artifact carries besides the network.
 
@@ -37,6 +51,7 @@ class Card:
         precision: of the file.
         calibration: how int8 ranges were found; None otherwise.
         versions: of the packages that made the file.
+        resize: of the images, before their normalisation; None: as they are.
     """
 
     labels: tuple[str, ...]
@@ -47,6 +62,7 @@ class Card:
     precision: str
     calibration: dict[str, Any] | None
     versions: dict[str, str]
+    resize: Resizing | None = None
 
     def to_json(self, source: Tensor, target: Tensor) -> bytes:
         """Everything but the labels, which have a file of their own; `source` and `target` are the file's two ends."""
@@ -62,6 +78,8 @@ class Card:
             "versions": self.versions,
             "config": self.config,
         }
+        if self.resize is not None:
+            body["resize"] = vars(self.resize)
         return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
     @property

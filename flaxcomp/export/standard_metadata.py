@@ -39,7 +39,7 @@ def _image(writer: "_Writer", card: Card, source: Tensor) -> int:
     properties = writer.table(2, {}, small={0: _COLOR_SPACES.get(source.shape[-1], 0)})
     fields = {
         0: writer.text("image"),
-        1: writer.text(normalisation.formula),
+        1: writer.text(_preparation(card)),
         3: writer.table(2, {1: properties}, small={0: _IMAGE}),
     }
     if normalisation.mean is not None and normalisation.std is not None:
@@ -50,6 +50,13 @@ def _image(writer: "_Writer", card: Card, source: Tensor) -> int:
         fields[4] = writer.tables([unit])
         fields[5] = writer.table(2, {0: writer.floats(highest), 1: writer.floats(lowest)})
     return writer.table(7, fields)
+
+
+def _preparation(card: Card) -> str:
+    if card.resize is None:
+        return card.normalisation.formula
+    (height, width), formula = card.resize.target, card.resize.formula
+    return f"resized to {height}x{width} ({formula}), then {card.normalisation.formula}"
 
 
 def _logits(writer: "_Writer", target: Tensor) -> int:

@@ -15,7 +15,7 @@ from flax import nnx
 import flaxcomp
 from flaxcomp.data.arrays import Arrays, split_validation
 from flaxcomp.data.catalog import DatasetInfo
-from flaxcomp.export.card import Card, Normalisation
+from flaxcomp.export.card import Card, Normalisation, Resizing
 from flaxcomp.export.check import Check, Floats
 from flaxcomp.export.convert import Precision, start_tensorflow, to_tflite
 from flaxcomp.export.metadata import embed_onnx, embed_tflite
@@ -23,7 +23,7 @@ from flaxcomp.export.operators import not_int8, weight_types
 from flaxcomp.export.to_onnx import to_onnx
 from flaxcomp.models.layers import plain_forms
 from flaxcomp.sweep.spec import Dataset, Export, TrialConfig
-from flaxcomp.train.inputs import normalise_array
+from flaxcomp.train.inputs import input_shape, normalise_array
 
 FLOAT32_BOUND = 1e-3  # of a float32 file's logits against Flax's, relative to the largest logit
 KERNEL_BOUND = 8  # quantisation steps between XNNPACK's int8 kernels and TFLite's reference kernels; 1 to 3 are usual
@@ -75,6 +75,7 @@ class Trained:
             card=Card(
                 labels=info.labels,
                 normalisation=normalisation(config.dataset, info),
+                resize=resizing(config.dataset, info),
                 trial=trial_id,
                 config=msgspec.to_builtins(config),
                 dataset={"name": info.name, "fingerprint": info.fingerprint},
@@ -82,7 +83,7 @@ class Trained:
                 calibration=None,
                 versions=_versions(),
             ),
-            input_shape=info.image_shape,
+            input_shape=input_shape(config.dataset, info),
             calibration=normalise_array(arrays.train_images[chosen], config.dataset, info),
             inputs=inputs,
             test_labels=arrays.test_labels,
@@ -161,6 +162,15 @@ def normalisation(spec: Dataset, info: DatasetInfo) -> Normalisation:
         formula = "x = pixel / 255, then (x - mean(x)) / max(deviation(x), 0.001) over each whole image, before the network"
         return Normalisation("image", None, None, formula)
     return Normalisation("unit", (0.0,) * channels, (255.0,) * channels, "pixel / 255")
+
+
+def resizing(spec: Dataset, info: DatasetInfo) -> Resizing | None:
+    """`flaxcomp.train.inputs.resize` in words; None where images are taken as they are."""
+    height, width, _ = info.image_shape
+    if input_shape(spec, info)[:2] == (height, width):
+        return None
+    formula = "linear interpolation, half-pixel centres, antialiased where it shrinks, not rounded; before the normalisation"
+    return Resizing((height, width), input_shape(spec, info)[:2], formula)
 
 
 def calibration_indices(spec: Dataset, train_size: int, count: int) -> npt.NDArray[np.int32]:

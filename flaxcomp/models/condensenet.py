@@ -6,7 +6,8 @@ between blocks everything is average-pooled, so all layers of all blocks are con
 
 Each of a learned group convolution's `groups` filter groups sees all inputs at first. In the first half of training it loses
 1 / condense_factor of them in each of condense_factor - 1 stages: those of least absolute weight (`condensation_mask`).
-`form: condensed` is what remains: the kept channels picked by an index, a group convolution, a shuffle (`condensed`).
+`form: condensed` is what remains: the kept channels picked by an index, a group convolution, a shuffle (`condensed`). A
+finished trial is reported and exported so.
 
 | net, form condensed | trainable parameters | multiply-adds, 10 or 1000 classes |
 |---|---|---|
@@ -17,9 +18,11 @@ Each of a learned group convolution's `groups` filter groups sees all inputs at 
 The paper's FLOPs (65.8 M for CondenseNet-86) count one for each element of a ReLU and each input of a pooling also.
 """
 
+import math
 from typing import Annotated, Literal
 
 from msgspec import Meta
+from msgspec.structs import replace
 
 from flaxcomp.errors import UserError
 from flaxcomp.models.config import Classifier, Count, Shape, Share
@@ -92,10 +95,21 @@ def default_widths(config: CondenseNet) -> tuple[int, ...]:
     return tuple(widths)
 
 
-def condensation_stage(config: CondenseNet, progress: float) -> int:
-    """How often connections have been removed after this share of training: 0 to condense_factor - 1."""
+def condensation_steps(config: CondenseNet, steps: int) -> tuple[int, ...]:
+    """The steps, of `steps` from 0 on, before which connections are removed: one for each of condense_factor - 1 stages.
+
+    However short the training, the last stage begins before its last step.
+    """
     last = factor(config) - 1
-    return min(last, int(progress / config.condense_until * last))
+    exact = (stage * config.condense_until * steps / last for stage in range(1, last + 1))
+    return tuple(min(steps - 1, math.ceil(round(start, 6))) for start in exact)
+
+
+def shipped(config: CondenseNet) -> CondenseNet:
+    """What leaves training: the condensed form. It computes the same, unless `classifier_kept` was asked for."""
+    if config.form == "condensed":
+        return config
+    return replace(config, form="condensed", classifier_kept=config.classifier_kept or 1.0)
 
 
 NAMES = {"condensenet": CondenseNet()}
@@ -105,7 +119,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import msgspec
 from flax import nnx
 
 from flaxcomp.models.densenet import NormConv
@@ -186,6 +199,25 @@ class _Network(nnx.Module):
         kept = _kept_features(config, c)
         self.index = nnx.data(Index(jnp.arange(kept, dtype=jnp.int32)) if kept < c else None)
         self.logits = Dense(kept, num_classes, kernel_init=_LOGITS, rngs=rngs)
+        self.config = config
+
+    def before_step(self, step: jax.Array, steps: int) -> None:
+        """Remove connections where a stage begins; see `flaxcomp.models.protocol`."""
+        starts = jnp.asarray(condensation_steps(self.config, steps), jnp.int32)
+        layers = _learned(self)
+        if not layers or not starts.size:
+            return
+        old = [layer.mask.get_value() for layer in layers]
+        new = jax.lax.cond((starts == step).any(), lambda: _masks(layers, (starts <= step).sum()), lambda: old)
+        for layer, mask in zip(layers, new, strict=True):
+            layer.mask.set_value(mask)
+
+    def penalty(self, step: jax.Array, steps: int) -> jax.Array:
+        """The weighted `group_lasso` until the last stage begins, as in the authors' code."""
+        starts = condensation_steps(self.config, steps)
+        if not starts or not self.config.group_lasso:
+            return jnp.zeros(())
+        return jnp.where(step < starts[-1], self.config.group_lasso * group_lasso(self), 0.0)
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         x = self.stem(x)
@@ -231,10 +263,14 @@ def condensation_mask(kernel: jax.Array, mask: jax.Array, stage: int | jax.Array
 
 
 def condense(network: nnx.Module, stage: int | jax.Array) -> None:
-    """Bring all masks of a network of form training to this stage (`condensation_stage`); call it as training goes on."""
-    for layer in _learned(network):
-        kernel, mask = layer.kernel.get_value(), layer.mask.get_value()
-        layer.mask.set_value(condensation_mask(kernel, mask, stage, layer.groups, layer.factor))
+    """Bring all masks of a network of form training to this stage, 0 to condense_factor - 1."""
+    layers = _learned(network)
+    for layer, mask in zip(layers, _masks(layers, stage), strict=True):
+        layer.mask.set_value(mask)
+
+
+def _masks(layers: list[LearnedGroupConv], stage: int | jax.Array) -> list[jax.Array]:
+    return [condensation_mask(it.kernel.get_value(), it.mask.get_value(), stage, it.groups, it.factor) for it in layers]
 
 
 def group_lasso(network: nnx.Module) -> jax.Array:
@@ -262,7 +298,7 @@ def condensed(network: Any, config: CondenseNet, input_shape: Shape, num_classes
     Raises:
         UserError: a filter group still has more inputs than 1 / condense_factor, or fewer.
     """
-    config = msgspec.structs.replace(config, form="condensed")
+    config = replace(config, form="condensed")
     new: Any = build(config, input_shape, num_classes, nnx.Rngs(params=jax.random.key(0)))
     for old_layers, new_layers in zip(network.blocks, new.blocks, strict=True):
         for old, fresh in zip(old_layers, new_layers, strict=True):
@@ -279,6 +315,11 @@ def condensed(network: Any, config: CondenseNet, input_shape: Shape, num_classes
     new.logits.bias.set_value(network.logits.bias.get_value())
     result: nnx.Module = new
     return result
+
+
+def ship(network: nnx.Module, config: CondenseNet, input_shape: Shape, num_classes: int) -> nnx.Module:
+    """Return a trained network in the form that `shipped` says, or as it is if it has that form."""
+    return network if config.form == "condensed" else condensed(network, shipped(config), input_shape, num_classes)
 
 
 def _condense_layer(old: LearnedGroupConv, new: _IndexedGroupConv) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from flaxcomp.errors import UserError, suggest
-from flaxcomp.models.config import ModelConfig
+from flaxcomp.models.config import ModelConfig, Shape
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -80,14 +80,35 @@ def build(model: dict[str, Any], input_shape: tuple[int, int, int], num_classes:
     Returns:
         A module from float [n, h, w, c] to logits float [n, num_classes]; call it with `rngs=` in training mode.
     """
-    config = config_of(model)
-    input_shape = tuple(model.get("input_shape", input_shape))
-    num_classes = model.get("num_classes", num_classes)
-    module = importlib.import_module(f"flaxcomp.models.{_file_of(model['name'])}")
-    # `config` comes from the light reading of the file: hand the module an instance of its own class.
-    own = msgspec.convert(msgspec.to_builtins(msgspec.structs.asdict(config)), type(module.NAMES[model["name"]]))
-    network: nnx.Module = module.build(own, input_shape, num_classes, rngs)
+    module, config = _module_and_config(model)
+    network: nnx.Module = module.build(config, *_ends(model, input_shape, num_classes), rngs)
     return network
+
+
+def shipped(model: dict[str, Any]) -> dict[str, Any]:
+    """`model` as it leaves training; for most architectures as it was trained. See `flaxcomp.models.protocol`."""
+    change = _light(_file_of(model["name"])).get("shipped")
+    if change is None:
+        return model
+    before = config_of(model)
+    after = change(before)
+    return model | {f: getattr(after, f) for f in after.__struct_fields__ if getattr(after, f) != getattr(before, f)}
+
+
+def ship(network: "nnx.Module", model: dict[str, Any], input_shape: Shape, num_classes: int) -> "nnx.Module":
+    """Return a trained network in the form that `shipped` says.
+
+    Args:
+        network: as `build` made it from the other arguments, trained.
+
+    Raises:
+        UserError: its training is not far enough.
+    """
+    module, config = _module_and_config(model)
+    if not hasattr(module, "ship"):
+        return network
+    result: nnx.Module = module.ship(network, config, *_ends(model, input_shape, num_classes))
+    return result
 
 
 def small(name: str) -> dict[str, Any]:
@@ -99,6 +120,18 @@ def default_widths(model: dict[str, Any]) -> tuple[int, ...] | None:
     """Every free layer width of a model, as its option `widths` takes them; None for an architecture that cannot say."""
     widths = _light(_file_of(model["name"])).get("default_widths")
     return None if widths is None else tuple(widths(config_of(model)))
+
+
+def _ends(model: dict[str, Any], input_shape: Shape, num_classes: int) -> tuple[Shape, int]:
+    return tuple(model.get("input_shape", input_shape)), model.get("num_classes", num_classes)
+
+
+def _module_and_config(model: dict[str, Any]) -> tuple[Any, ModelConfig]:
+    """The module of an architecture, and the configuration as an instance of its own class."""
+    config = config_of(model)  # of the class from the light reading of the file
+    module = importlib.import_module(f"flaxcomp.models.{_file_of(model['name'])}")
+    kind: type[ModelConfig] = type(module.NAMES[model["name"]])
+    return module, msgspec.convert(msgspec.to_builtins(msgspec.structs.asdict(config)), kind)
 
 
 def _default(name: str) -> ModelConfig | None:

@@ -38,6 +38,7 @@ class Dataset(Spec, frozen=True):
     name: str
     validation: Validation = Validation()
     train_limit: PositiveInt | None = None  # use the first n training images only, before the split
+    size: Annotated[int, Meta(ge=1, le=1024)] | None = None  # pixels: images are resized to size x size
     normalize: Literal["unit", "channel", "image"] = "unit"  # x/255; per channel; zero mean and unit norm per image
 
 

@@ -3,6 +3,7 @@
 import functools
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,10 @@ import msgspec
 
 from flaxcomp.checkpoint.packs import KEPT
 from flaxcomp.data import catalog
+from flaxcomp.models import registry
 from flaxcomp.models.counting import Counts, count
 from flaxcomp.sweep.spec import TrialConfig
+from flaxcomp.train.inputs import input_shape
 
 _EFFICIENCY = 0.3  # of the chip's matrix products that small convolutions reach; between 0.2 and 0.5 where it was measured
 _OVERHEAD_S = 5e-6  # for each image: gathering, normalising, the optimizer's share
@@ -24,7 +27,7 @@ _NETWORKS = 2  # that a finished trial leaves: the last and the best
 @dataclass(frozen=True)
 class Cost:
     """Attributes:
-    params, trainable_params, macs: as `flaxcomp.models.counting.Counts`.
+    params, trainable_params, macs: as `flaxcomp.models.counting.Counts`, of the network as it leaves training.
     step_flops: of one training step of one trial.
     seconds: of training on this machine alone in its pack, compiling left out.
     disk_bytes: of its finished networks, and of its checkpoints while it trains.
@@ -40,11 +43,11 @@ class Cost:
 
 def estimate(config: TrialConfig) -> Cost:
     """Estimate one trial; `config.dataset` need not be prepared if it is a named one."""
-    counts = _counts_of(config)
+    counts, leaving = _counts_of(config, config.model), _counts_of(config, registry.shipped(config.model))
     flops_per_image = 2 * _PASSES * counts.macs
     seconds = _seconds(config, matrix_product_flops())
     return Cost(
-        counts.params, counts.trainable_params, counts.macs, flops_per_image * config.train.batch_size, seconds,
+        leaving.params, leaving.trainable_params, leaving.macs, flops_per_image * config.train.batch_size, seconds,
         4 * counts.params * (_NETWORKS + KEPT * _STATE_COPIES),
     )  # fmt: skip
 
@@ -58,17 +61,17 @@ def _seconds(config: TrialConfig, matrix_flops: float) -> float:
     info = catalog.info(config.dataset.name)
     usable = min(info.train_size, config.dataset.train_limit or info.train_size)
     images = int(usable * (1 - config.dataset.validation.fraction)) * config.train.epochs
-    return images * (2 * _PASSES * _counts_of(config).macs / (_EFFICIENCY * matrix_flops) + _OVERHEAD_S)
+    return images * (2 * _PASSES * _counts_of(config, config.model).macs / (_EFFICIENCY * matrix_flops) + _OVERHEAD_S)
 
 
-def _counts_of(config: TrialConfig) -> Counts:
+def _counts_of(config: TrialConfig, model: dict[str, Any]) -> Counts:
     info = catalog.info(config.dataset.name)
-    return _counts(msgspec.json.encode(config.model, order="sorted"), info.image_shape, info.num_classes)
+    return _counts(msgspec.json.encode(model, order="sorted"), input_shape(config.dataset, info), info.num_classes)
 
 
 @functools.cache
-def _counts(model: bytes, input_shape: tuple[int, int, int], num_classes: int) -> Counts:
-    return count(msgspec.json.decode(model), input_shape, num_classes)
+def _counts(model: bytes, shape: tuple[int, int, int], num_classes: int) -> Counts:
+    return count(msgspec.json.decode(model), shape, num_classes)
 
 
 @functools.cache

@@ -12,8 +12,10 @@ from flaxcomp.checkpoint import trees
 from flaxcomp.checkpoint.models import save_models
 from flaxcomp.checkpoint.packs import PackCheckpoints
 from flaxcomp.data.arrays import Arrays
+from flaxcomp.models import registry
 from flaxcomp.models.counting import count
 from flaxcomp.store.paths import RunPaths
+from flaxcomp.train.inputs import input_shape
 from flaxcomp.train.job import EpochDone, Event, Finished, Note, PackJob, Stopped, Tick
 from flaxcomp.train.metrics import classification_metrics
 from flaxcomp.train.program import Model, Program, State
@@ -135,7 +137,7 @@ class _PackRun:
     def _tick(self, steps: int, seconds: float) -> Tick:
         per_step = self.program.batch_size * len(self.ids)
         done = (self.epoch * self.program.steps_per_epoch + self.step) * per_step
-        total = self.epochs * self.program.steps_per_epoch * per_step
+        total = self.program.steps * per_step
         return Tick(self.job.pack_id, self.job.attempt, done, total, steps * per_step / seconds)
 
     def finish_epoch(self) -> EpochDone:
@@ -174,7 +176,7 @@ class _PackRun:
         validation = {row["trial"]: row for row in self.rows if row["epoch"] == self.epochs}
         test = self.program.evaluate(self.state, "test")
         info = self.program.info
-        counts = count(self.config.model, info.image_shape, info.num_classes)
+        counts = count(registry.shipped(self.config.model), input_shape(self.config.dataset, info), info.num_classes)
         results = {}
         for i, trial in enumerate(self.ids):
             figures = classification_metrics(test["confusion"][i].T)

@@ -21,7 +21,8 @@ from flaxcomp.data.arrays import split_validation
 from flaxcomp.data.augment import augment
 from flaxcomp.models import layers, registry
 from flaxcomp.sweep.spec import TrialConfig
-from flaxcomp.train.inputs import normalise
+from flaxcomp.train.hooks import Hooks
+from flaxcomp.train.inputs import input_shape, normalise
 from flaxcomp.train.optimizers import HYPER_PARAMETERS, make_optimizer, make_rate
 from flaxcomp.train.resident import Resident
 
@@ -72,7 +73,8 @@ class Program:
         self.split = Split(jnp.asarray(train), jnp.asarray(validation))
         self.batch_size = min(config.train.batch_size, len(train))
         self.steps_per_epoch = len(train) // self.batch_size
-        self._train_graph, self._eval_graph = self._graphs()
+        self.steps = config.train.epochs * self.steps_per_epoch
+        self._train_graph, self._eval_graph, self._hooks = self._graphs()
         self._rate = make_rate(config.train.schedule, config.train.epochs, self.steps_per_epoch)
         self._loss = distill.load(config.distill.loss) if config.distill else None
         self._auxiliary_weight: float = getattr(registry.config_of(config.model), "auxiliary_weight", 0.0)
@@ -173,15 +175,16 @@ class Program:
 
     # One trial.
 
-    def _graphs(self) -> tuple[Any, Any]:
+    def _graphs(self) -> tuple[Any, Any, Hooks]:
         network = nnx.eval_shape(lambda: self._build(jax.random.key(0)))
         network.train()
-        train_graph = nnx.graphdef(network)
+        train_graph, hooks = nnx.graphdef(network), Hooks(network, self.steps)
         network.eval()
-        return train_graph, nnx.graphdef(network)
+        return train_graph, nnx.graphdef(network), hooks
 
     def _build(self, key: jax.Array) -> nnx.Module:
-        return registry.build(self.config.model, self.info.image_shape, self.info.num_classes, nnx.Rngs(params=key))
+        shape = input_shape(self.config.dataset, self.info)
+        return registry.build(self.config.model, shape, self.info.num_classes, nnx.Rngs(params=key))
 
     def _init(self, hyper: dict[str, jax.Array]) -> State:
         key = jax.random.fold_in(jax.random.key(hyper["seed"]), _INITIAL)
@@ -206,9 +209,10 @@ class Program:
             seen = augment(images[index].astype(jnp.float32), self.config.train.augment, keys[0])
             x = self._inputs(seen)
             target = None if self._loss is None else self._soft_target(seen, index, hyper, lessons)
+            before = self._hooks.before_step(state["params"], state["stats"], number)
 
             def loss(params: Tree) -> tuple[jax.Array, Tree]:
-                (main, *auxiliary), stats = self._apply(params, state["stats"], x, nnx.Rngs(dropout=keys[1]))
+                (main, *auxiliary), stats = self._apply(params, before, x, number, nnx.Rngs(dropout=keys[1]))
 
                 def loss_of(logits: jax.Array) -> jax.Array:
                     if self._loss is None or target is None:
@@ -217,7 +221,8 @@ class Program:
                         each = self._loss(logits, target, labels[index], hyper["temperature"], hyper["hard_weight"])
                     return each.mean()
 
-                return sum((self._auxiliary_weight * loss_of(logits) for logits in auxiliary), loss_of(main)), stats
+                total = sum((self._auxiliary_weight * loss_of(logits) for logits in auxiliary), loss_of(main))
+                return self._hooks.penalised(total, params, before, number), stats
 
             (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(state["params"])
             update, opt = optimizer.update(gradient, state["opt"], state["params"])
@@ -245,10 +250,12 @@ class Program:
         target: jax.Array = lessons[hyper["teacher"], index]
         return target
 
-    def _apply(self, params: Tree, stats: Tree, x: jax.Array, rngs: nnx.Rngs) -> tuple[list[jax.Array], Tree]:
+    def _apply(
+        self, params: Tree, stats: Tree, x: jax.Array, number: jax.Array, rngs: nnx.Rngs
+    ) -> tuple[list[jax.Array], Tree]:
         """Forward in training mode: logits float32 [n, classes], then those of auxiliary heads, and the new statistics."""
         network = nnx.merge(self._train_graph, self._cast(params), stats)
-        output = network(self._cast(x), rngs=rngs)
+        output = network(self._cast(x), rngs=rngs, **self._hooks.options(number))
         main, auxiliary = output if isinstance(output, tuple) else (output, [])
         _, _, rest = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
         return [logits.astype(jnp.float32) for logits in (main, *auxiliary)], nnx.to_pure_dict(rest)

@@ -10,27 +10,28 @@ from flaxcomp.checkpoint.models import load_model as load_arrays
 from flaxcomp.data.catalog import DatasetInfo
 from flaxcomp.models import registry
 from flaxcomp.sweep.spec import TrialConfig
+from flaxcomp.train.inputs import input_shape
 
 
 def load_model(folder: Path, config: TrialConfig, info: DatasetInfo) -> nnx.Module:
-    """Return the network of a trial in eval mode.
+    """Return the network of a trial in eval mode, in the form that leaves training (`registry.ship`).
 
     Args:
         folder: `RunPaths.model(trial_id)`.
         config: the trial's.
-        info: the data set's; gives the input shape and the classes.
+        info: the data set's; gives the classes and, with `config.dataset`, the input shape.
 
     Returns:
-        A module from normalised float32 [n, h, w, c] to logits [n, classes].
+        A module from resized and normalised float32 [n, h, w, c] to logits [n, classes].
 
     Raises:
-        UserError: the file is missing, damaged, or of another architecture.
+        UserError: the file is missing, damaged, of another architecture, or of a training that is not far enough.
     """
     arrays = load_arrays(folder)
-    shape, classes = info.image_shape, info.num_classes
+    shape, classes = input_shape(config.dataset, info), info.num_classes
     network = nnx.eval_shape(lambda: registry.build(config.model, shape, classes, nnx.Rngs(params=jax.random.key(0))))
     graph, _, _ = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
     params, stats = jax.tree.map(jnp.asarray, (arrays["params"], arrays["stats"]))
-    model: nnx.Module = nnx.merge(graph, params, stats)
+    model = registry.ship(nnx.merge(graph, params, stats), config.model, shape, classes)
     model.eval()
     return model

@@ -13,9 +13,9 @@ from flaxcomp.errors import UserError
 from flaxcomp.export.card import Card, Normalisation
 from flaxcomp.export.convert import to_tflite
 from flaxcomp.export.metadata import embed_onnx, embed_tflite, read_metadata
-from flaxcomp.export.operators import read_model
+from flaxcomp.export.operators import ends, read_model
 from flaxcomp.export.to_onnx import to_onnx
-from flaxcomp.export.trained import normalisation
+from flaxcomp.export.trained import normalisation, resizing
 from flaxcomp.sweep.spec import Dataset
 from flaxcomp.train.inputs import normalise_array
 
@@ -206,6 +206,19 @@ def test_standard_metadata_have_no_word_for_normalisation_per_image():
     (image,) = root.tables(3)[0].tables(2)
     assert not image.has(4)
     assert image.text(1) == per_image.formula
+
+
+def test_images_that_are_resized_are_said_to_be():
+    about = info("cifar10")
+    plain, same = (card(resize=resizing(Dataset(name="cifar10", size=size), about)) for size in (None, 32))
+    assert plain == same
+    small = card(resize=resizing(Dataset(name="cifar10", size=24), about))
+    (image,) = standard(embed_tflite(tflite(), small)).tables(3)[0].tables(2)
+    assert image.text(1).startswith("resized to 24x24 (linear interpolation, half-pixel centres, antialiased where it shrinks")
+    assert image.text(1).endswith(f"then {CHANNEL.formula}")
+    stated, silent = (json.loads(it.to_json(*ends(tflite()))) for it in (small, plain))
+    assert (stated["resize"]["source"], stated["resize"]["target"]) == ([32, 32], [24, 24])
+    assert "resize" not in silent
 
 
 @pytest.mark.parametrize("kind", ["unit", "channel"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flaxcomp.errors import UserError
 from flaxcomp.models import condensenet, registry
-from flaxcomp.models.condensenet import SMALL, CondenseNet, condensation_mask, condensation_stage, default_widths
+from flaxcomp.models.condensenet import SMALL, CondenseNet, condensation_mask, condensation_steps, default_widths
 from flaxcomp.models.counting import count
 
 CIFAR, IMAGENET = ((32, 32, 3), 10), ((224, 224, 3), 1000)
@@ -81,11 +81,13 @@ def test_narrower_widths() -> None:
 
 def test_stages_follow_the_schedule() -> None:
     config = CondenseNet(groups=4)
-    stages = [condensation_stage(config, progress) for progress in (0, 0.16, 0.17, 0.33, 0.34, 0.49, 0.5, 0.51, 1)]
-    assert stages == [0, 0, 1, 1, 2, 2, 3, 3, 3]
-    assert condensation_stage(CondenseNet(groups=4, condense_until=1.0), 0.5) == 1
-    assert condensation_stage(CondenseNet(groups=4, condense_factor=2), 0.49) == 0
-    assert condensation_stage(CondenseNet(groups=1), 0.7) == 0
+    assert condensation_steps(config, 300) == (50, 100, 150)
+    assert condensation_steps(config, 100) == (17, 34, 50)
+    assert condensation_steps(config, 3) == (1, 1, 2)
+    assert condensation_steps(config, 1) == (0, 0, 0)
+    assert condensation_steps(CondenseNet(groups=4, condense_until=1.0), 300) == (100, 200, 299)
+    assert condensation_steps(CondenseNet(groups=4, condense_factor=2), 300) == (150,)
+    assert condensation_steps(CondenseNet(groups=1), 300) == ()
 
 
 @settings(deadline=None, max_examples=25)
