@@ -88,14 +88,17 @@ class _Sources:
         if source.trial is not None:
             folder, where = self._paths.model(source.trial), f"train.init_from: trial {source.trial}"
         else:
-            folder, where = self._paths.weights(str(source.checkpoint)), f"train.init_from: checkpoint {source.checkpoint}"
+            folder, where = (
+                self._paths.weights(str(source.checkpoint)),
+                f"train.init_from: checkpoint {_short(source.checkpoint)}",
+            )
         model = load_model(folder)
         given = by_name(model["params"]) | by_name(model["stats"])
         self._refuse(set(self._expected) - set(given), set(given) - set(self._expected), where)
         return given, where
 
     def _file(self, source: InitFrom) -> tuple[Named, str]:
-        file, where = self._paths.weights(str(source.file)), f"train.init_from: file {source.file}"
+        file, where = self._paths.weights(str(source.file)), f"train.init_from: file {_short(source.file)}"
         if not file.exists():
             raise UserError(
                 f"{file}: initial weights must be there, but there is nothing. Start the run anew from its sweep file."
@@ -149,6 +152,10 @@ class _Sources:
         layers = ", ".join(sorted({name.rpartition(".")[0] for name in misfits}))
         fitting = {name: array for name, array in given.items() if name not in misfits}
         return fitting, f"the last layer ({layers}) begins anew: {where} has {classes[0]} classes, here are {classes[1]}"
+
+
+def _short(sha256: str | None) -> str:
+    return str(sha256)[:12]
 
 
 def _from_torch(name: str, array: Array) -> Array:

@@ -24,7 +24,9 @@ from transfers import BATCH, STEPS, assert_equal, config, make_job, network, row
 
 # Five steps of the last layer, then four of all: nine steps are two epochs and a quarter.
 LAST = Phase(train="last", steps=5, optimizer=Optimizer(name="rmsprop", learning_rate=1e-2, weight_decay=0.1))
-ALL = Phase(epochs=1, optimizer=Optimizer(learning_rate=2e-3), schedule=Schedule(name="multi_step", milestones=(1,), factor=0.5))
+ALL = Phase(
+    epochs=1, optimizer=Optimizer(learning_rate=2e-3), schedule=Schedule(name="multi_step", milestones=(1,), factor=0.5)
+)
 TOTAL = 9
 MOBILE = {"name": "mobilenet_v1", "layout": "embedded", "width": 2, "blocks": 3}
 
@@ -186,7 +188,9 @@ def test_statistics_keep_moving_unless_frozen(trainer: Trainer, frozen: bool) ->
         state = program.init(hyper)
         images, labels = trainer.data.train_images, trainer.data.train_labels
         index = program.order(hyper, 0)[0][:BATCH]
-        logits = program.network(jax.tree.map(lambda a: a[0], {"params": state["params"], "stats": state["stats"]}), images[index])
+        logits = program.network(
+            jax.tree.map(lambda a: a[0], {"params": state["params"], "stats": state["stats"]}), images[index]
+        )
         loss = -jax.nn.log_softmax(logits)[jnp.arange(BATCH), labels[index]].mean()
         after_one = program.train(state, hyper, program.order(hyper, 0), None, 0, 0, 1)
         assert float(after_one["loss_sum"][0]) == pytest.approx(float(loss), rel=1e-5)
