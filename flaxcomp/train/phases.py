@@ -87,7 +87,7 @@ def optimizer_of(train: Train, stage: int) -> Optimizer:
 
 
 def stacked(configs: Sequence[TrialConfig], teachers: Sequence[int], stage: int) -> dict[str, jax.Array]:
-    """What differs between trials in a stage, {name: [trials]}: the numbers of its optimizer and distillation, seed, teacher."""
+    """What differs between trials in a stage, {name: [trials]}: numbers of its optimizer and distillation, seed, teacher."""
     optimizers = [optimizer_of(config.train, stage) for config in configs]
     columns: dict[str, list[Any]] = {name: [getattr(o, name) for o in optimizers] for name in HYPER_PARAMETERS}
     columns["temperature"] = [c.distill.temperature if c.distill else 1.0 for c in configs]

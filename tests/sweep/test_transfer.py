@@ -15,7 +15,9 @@ from sweep_samples import FINGERPRINTS, FakeCatalog, load, trials_of
 # Of canonical forms made before there were phases and initial weights.
 OLD_IDS = {
     "": "8f50ab67aeba17e0",
-    "  train: {epochs: 9, batch_size: 64, optimizer: {name: sgd, momentum: 0.9}, schedule: {name: cosine}}\n": "395d1446e1a2e94b",
+    "  train: {epochs: 9, batch_size: 64, optimizer: {name: sgd, momentum: 0.9}, schedule: {name: cosine}}\n": (
+        "395d1446e1a2e94b"
+    ),
 }
 PHASES = """\
   train:
@@ -91,7 +93,8 @@ parameters:
 
 
 def test_without_a_data_set_of_its_own_it_has_the_trials() -> None:
-    body = "parameters:\n  dataset.name: {values: [mnist, fashion_mnist]}\n  train.init_from.trial: {value: {model: {name: slim}}}\n"
+    body = "parameters:\n  dataset.name: {values: [mnist, fashion_mnist]}\n"
+    body += "  train.init_from.trial: {value: {model: {name: slim}}}\n"
     trials = checked(trials_of(load(body)))
     sources = {trial.id: trial for trial in trials if trial.role == "dependency"}
     assert len(sources) == 2
@@ -212,7 +215,8 @@ def test_numbers_of_optimizers_are_inputs_and_the_rest_of_a_phase_is_not() -> No
     assert signature_of(("learning_rate: 0.001", "learning_rate: 0.002, weight_decay: 0.1, decay: 0.5")) == own
     assert signature_of(("learning_rate: 0.01}", "learning_rate: 0.05}")) == own
     for change in (("25000", "25001"), ("train: last", "train: [logits]"), ("epochs: 3", "steps: 3"), ("0.94", "0.93"),
-                   ("epochs: 3", "epochs: 3, freeze_statistics: true"), ("rmsprop", "adam"), ("every_epochs: 4", "every_epochs: 5")):  # fmt: skip
+                   ("epochs: 3", "epochs: 3, freeze_statistics: true"), ("rmsprop", "adam"),
+                   ("every_epochs: 4", "every_epochs: 5")):  # fmt: skip
         assert signature_of(change) != own, change
 
 
