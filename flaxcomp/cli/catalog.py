@@ -1,7 +1,11 @@
-"""The catalog of the command line: data sets from the data room, architectures from the models room, neither with JAX."""
+"""The catalog of the command line: data sets, architectures and weights from their rooms, none of it with JAX."""
 
 from pathlib import Path
 from typing import Any
+
+from flaxcomp.errors import UserError
+
+MAX_NAMES_BYTES = 1 << 20
 
 
 class RoomCatalog:
@@ -9,10 +13,17 @@ class RoomCatalog:
 
     Args:
         data_dir: where prepared data sets lie; None for the default folder.
+        beside: the folder of the sweep file, from which paths lead that do not from the working directory.
+
+    Attributes:
+        files: what was asked for from outside, by the path in the sweep file.
     """
 
-    def __init__(self, data_dir: Path | None = None) -> None:
-        self._data_dir = data_dir
+    def __init__(self, data_dir: Path | None = None, beside: Path | None = None) -> None:
+        self._data_dir, self._beside = data_dir, beside
+        self._contents: dict[str, str] = {}  # SHA-256 by path
+        self._names: dict[str, dict[str, str]] = {}
+        self.files: dict[str, Path] = {}
 
     def fingerprint(self, dataset: str) -> str:
         from flaxcomp.data import catalog
@@ -23,3 +34,39 @@ class RoomCatalog:
         from flaxcomp.models import registry
 
         return registry.canonical(model)
+
+    def weights(self, path: str) -> str:
+        from flaxcomp.checkpoint.weights import check, fingerprint
+
+        if path not in self._contents:
+            file = self._find(path)
+            check(file)
+            self._contents[path] = fingerprint(file)
+        return self._contents[path]
+
+    def weight_names(self, path: str) -> dict[str, str]:
+        import yaml
+
+        if path not in self._names:
+            file = self._find(path)
+            try:
+                if file.stat().st_size > MAX_NAMES_BYTES:
+                    raise UserError(f"{file}: a name map may have 1 MiB at most")
+                names = yaml.safe_load(file.read_text())
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+                reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+                raise UserError(f"{file}: the name map cannot be read: {reason}") from None
+            if not isinstance(names, dict) or not all(isinstance(text, str) for pair in names.items() for text in pair):
+                raise UserError(f"{file}: a name map must be a mapping from parameters here to names in the weight file")
+            self._names[path] = names
+        return self._names[path]
+
+    def sources(self) -> dict[str, Path]:
+        """Where the weights lie that were asked for, by their content."""
+        return {content: self.files[path] for path, content in self._contents.items()}
+
+    def _find(self, path: str) -> Path:
+        named = Path(path).expanduser()
+        beside = named if self._beside is None else self._beside / named
+        self.files[path] = beside if not named.exists() and beside.exists() else named
+        return self.files[path]

@@ -53,7 +53,7 @@ def submit(
         sweep_text: the sweep file, which travels with the job.
         run_folder: absolute; seen by the cluster under the same path.
         overrides: as for `--set`.
-        files: what the sweep refers to, by the relative path that it uses; they travel too.
+        files: files and folders that the sweep refers to, by the relative path that it uses; they travel too.
 
     Raises:
         UserError: the cluster does not answer or refuses.
@@ -69,7 +69,7 @@ def submit(
         (Path(folder) / "sweep.yaml").write_text(sweep_text)
         for name, path in (files or {}).items():
             (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, Path(folder) / name)
+            (shutil.copytree if path.is_dir() else shutil.copy)(path, Path(folder) / name)
         try:
             client = JobSubmissionClient(target.jobs)
             job = _when_ready(

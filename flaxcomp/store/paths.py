@@ -56,6 +56,10 @@ class RunPaths:
         """The network of the epoch with the best validation accuracy."""
         return self.trial(trial_id) / "best"
 
+    def weights(self, sha256: str) -> Path:
+        """A copy of foreign initial weights, a file or a model folder, named by its content; trials start from it."""
+        return self.root / "weights" / sha256
+
     def teacher_logits(self, trial_id: str) -> Path:
         """A teacher's logits of all training images, float32 [images, classes] and their CRC-32, for its students."""
         return self.trial(trial_id) / "train_logits.f32"

@@ -177,7 +177,10 @@ class Reading:
     # --- what `flaxcomp status` shows; each reads a few rows, however many trials there are
 
     def running(self) -> list[Row]:
-        """A row a running pack: `pack, worker, attempt, trials, started_at, epoch` (last recorded, or 0), `epochs` (in all)."""
+        """A row a running pack: `pack, worker, attempt, trials, started_at, epoch, epochs`.
+
+        `epoch` is the last recorded one, or 0; `epochs` how many there are in all, None where a phase is counted in steps.
+        """
         packs = self._read("SELECT pack_id, worker, attempt, seq FROM packs WHERE run_id = :run AND status = 'running'")
         packs.sort(key=lambda pack: pack["seq"])
         ids = [pack["pack_id"] for pack in packs]
@@ -204,7 +207,7 @@ class Reading:
                 "trials": len(trials),
                 "started_at": started[pack["pack_id"], pack["attempt"]],
                 "epoch": max(reached.get(trial_id, 0) for trial_id in trials),
-                "epochs": msgspec.json.decode(configs[trials[0]], type=TrialConfig).train.epochs,
+                "epochs": msgspec.json.decode(configs[trials[0]], type=TrialConfig).train.total_epochs,
             }
             for pack in packs
             if (trials := members[pack["pack_id"]])

@@ -14,7 +14,7 @@ RESULT_COLUMNS = (
     *("device_model", "emulated", "latency_ms", "latency_ci_low", "latency_ci_high", "peak_memory_bytes"),
 )
 
-_TEACHER = "distill.teacher."
+_OTHERS = ("distill.teacher.", "train.init_from.trial.")  # before the columns of trainings that a trial needs
 
 
 def config_columns() -> tuple[str, ...]:
@@ -37,11 +37,14 @@ def model_options(values: Iterable[Any]) -> set[str]:
 
 
 def with_teachers_own(names: Iterable[str]) -> Iterator[str]:
-    """The names, and of those that are a teacher's (`distill.teacher.model.name`) also what the teacher itself calls them."""
+    """The names, and of those that are a teacher's (`distill.teacher.model.name`) also what the teacher itself calls them.
+
+    Likewise of those of a training that initial weights come from (`train.init_from.trial.model.name`).
+    """
     for name in names:
         yield name
-        while name.startswith(_TEACHER):
-            name = name.removeprefix(_TEACHER)
+        while other := next(filter(name.startswith, _OTHERS), None):
+            name = name.removeprefix(other)
             yield name
 
 

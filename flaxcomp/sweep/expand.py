@@ -55,12 +55,13 @@ def check_size(loaded: LoadedSweep, limit: int = MAX_POINTS) -> None:
 def expand(loaded: LoadedSweep, catalog: Catalog, tally: Tally | None = None) -> Iterator[Trial]:
     """Yield the trials of a sweep and what they need, each once, dependencies before what needs them.
 
-    Trials without a teacher come first, then those with one, then those whose teacher has one. So a teacher that is a
-    trial of the sweep itself has been yielded as that when a student asks for it. Otherwise the order is the file's, the last
-    parameter varying fastest. Memory is bounded by the ids.
+    Trials that need no other come first, then those with a teacher or initial weights from another, then those whose
+    teacher has one. So a teacher that is a trial of the sweep itself has been yielded as that when a student asks for it.
+    Otherwise the order is the file's, the last parameter varying fastest. Memory is bounded by the ids.
 
     `exclude` sees the columns of a point with all defaults, but of a model only what the file says. `distill.teacher` is there
     the name that the file gives (an id for an inline teacher); its own columns are `distill.teacher.model.name` and so on.
+    So it is with `train.init_from.trial`; `train.init_from.file` and `.checkpoint` are the paths.
 
     Args:
         loaded: the checked sweep file.
@@ -79,11 +80,12 @@ def expand(loaded: LoadedSweep, catalog: Catalog, tally: Tally | None = None) ->
     while depth <= deepest:
         for grid in grids:
             for point in grid.points():
-                distill = grid.distill(point)
-                if len(distill.chain) != depth:
-                    deepest = max(deepest, len(distill.chain))
+                distill, train = grid.distill(point), grid.train(point)
+                needed = max(distill.depth, train.depth)
+                if needed != depth:
+                    deepest = max(deepest, needed)
                     continue
-                parts = Parts(grid.dataset(point), distill, grid.model(point), grid.seed(point), grid.train(point))
+                parts = Parts(grid.dataset(point), distill, grid.model(point), grid.seed(point), train)
                 if loaded.exclude and _is_excluded(loaded, parts):
                     tally.excluded += 1
                     continue
@@ -91,7 +93,7 @@ def expand(loaded: LoadedSweep, catalog: Catalog, tally: Tally | None = None) ->
                 if trial_id in seen:
                     tally.repeated += 1
                     continue
-                for ancestor in distill.chain:
+                for ancestor in parts.ancestors:
                     if ancestor.id not in seen:
                         seen.add(ancestor.id)
                         yield ancestor
@@ -111,7 +113,7 @@ class _Grid:
         self._base = Node(loaded.sweep.base, loaded.document.place.at(("base",)))
         self.dataset = self._section("dataset", lambda node, _: resolver.dataset(node))
         self.model = self._section("model", lambda node, _: resolver.model(node))
-        self.train = self._section("train", lambda node, _: resolver.train(node))
+        self.train = self._section("train", lambda node, point: resolver.train(node, self.dataset(point)), ("dataset",))
         self.seed = self._section("seed", lambda node, _: resolver.seed(node))
         self.distill = self._section("distill", lambda node, point: resolver.distill(node, self.dataset(point)), ("dataset",))
 

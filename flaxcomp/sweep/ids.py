@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from flaxcomp.sweep.spec import Distill, Optimizer, Train, TrialConfig
+from flaxcomp.sweep.spec import Distill, Optimizer, Schedule, Train, TrialConfig
 
 RECIPE_VERSION = 1  # raised when the same configuration no longer trains to the same result
 SECTIONS = ("dataset", "distill", "model", "seed", "train")  # of a configuration, sorted
@@ -44,8 +44,8 @@ def trial_id(config: TrialConfig, fingerprint: str) -> str:
 def signature(config: TrialConfig) -> str:
     """The compile signature: equal for trials that one compiled program can train.
 
-    Left out are the seed, the optimizer's and the distillation's numbers, and the teacher when nothing is augmented at random,
-    for then its logits over the training set are an input as well.
+    Left out are the seed, the initial weights, the optimizers' and the distillation's numbers, and the teacher when nothing is
+    augmented at random, for then its logits over the training set are an input as well.
     """
     config = msgspec.convert(plain(config), TrialConfig)
     augmented = config.train.augment.is_random
@@ -74,6 +74,8 @@ def plain(value: Any, *, defaults: bool = True) -> Any:
 
     (msgspec's own `omit_defaults` compares most values by identity, so it leaves out 0.9 or not by chance.)
     """
+    if isinstance(value, tuple):
+        return tuple(plain(item, defaults=defaults) for item in value)
     if not isinstance(value, msgspec.Struct):
         return value
     items = ((key, getattr(value, name), default) for name, key, default in _fields(type(value)))
@@ -98,10 +100,22 @@ def signature_fragment(section: str, value: Any, *, augmented: bool) -> bytes:
     if section == "seed":
         return b""
     if isinstance(value, Train):
-        return _kept_fragment(section, replace(value, optimizer=replace(value.optimizer, **_OPTIMIZER_DEFAULTS)))
+        return _kept_fragment(section, program_of(value))
     if isinstance(value, Distill):
         return _kept_fragment(section, replace(value, **_DISTILL_DEFAULTS, teacher=value.teacher if augmented else ""))
     return fragment(section, value)
+
+
+def program_of(train: Train) -> Train:
+    """What a compiled program depends on: without the optimizers' numbers, initial weights, and what phases replace."""
+    if train.phases:
+        phases = tuple(replace(phase, optimizer=_without_numbers(phase.optimizer)) for phase in train.phases)
+        return replace(train, init_from=None, optimizer=Optimizer(), schedule=Schedule(), phases=phases)
+    return replace(train, init_from=None, optimizer=_without_numbers(train.optimizer))
+
+
+def _without_numbers(optimizer: Optimizer) -> Optimizer:
+    return replace(optimizer, **_OPTIMIZER_DEFAULTS)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -130,4 +144,8 @@ def pack_id(signature: str, trial_ids: tuple[str, ...]) -> str:
 @functools.cache
 def _fields(struct: type[msgspec.Struct]) -> tuple[tuple[str, str, Any], ...]:
     """Name, key in the file and default of each field."""
-    return tuple((field.name, field.encode_name, field.default) for field in msgspec.structs.fields(struct))
+    return tuple((field.name, field.encode_name, _default(field)) for field in msgspec.structs.fields(struct))
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()

@@ -10,13 +10,12 @@ import msgspec
 from flaxcomp.errors import SweepFileError, suggest
 from flaxcomp.sweep.check import check
 from flaxcomp.sweep.columns import RESULT_COLUMNS, config_columns, model_options, with_teachers_own
-from flaxcomp.sweep.document import Node, Place, Route, dotted, parse, read_text, show
+from flaxcomp.sweep.dependencies import check_dependencies
+from flaxcomp.sweep.document import Node, Place, Route, parse, read_text, show
 from flaxcomp.sweep.expressions import Expression, ExpressionError, compile_expression
 from flaxcomp.sweep.overrides import apply_overrides
 from flaxcomp.sweep.parameters import Block, Choices, Parameter, read_blocks
-from flaxcomp.sweep.spec import Sweep, TeacherForm, TrialForm
-
-MAX_CHAIN = 20  # teachers of teachers
+from flaxcomp.sweep.spec import Sweep, TrialForm
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def load_text(text: str, file: str, overrides: Sequence[str] = ()) -> LoadedSwee
     check(sweep.base, TrialForm, lambda route: where(("base", *route)), partial=True)
     _check_together(sweep, document)
     blocks = read_blocks(Node(sweep.parameters, where(("parameters",))), method=sweep.method)
-    _check_teachers(sweep, document, blocks)
+    check_dependencies(sweep, document, ((p.path[0], _nest(p.path, value), at) for p, value, at in _listed(blocks)))
     exclude = _check_columns(sweep, document, blocks)
     return LoadedSweep(sweep, text, file, document, blocks, exclude)
 
@@ -113,44 +112,6 @@ def _compile(texts: Sequence[str], known: set[str], key: str, document: Node) ->
                 raise place.error(f"{key}[{index}] reads the unknown column {show(name)}.{suggest(name, known)}")
         expressions.append(expression)
     return tuple(expressions)
-
-
-def _check_teachers(sweep: Sweep, document: Node, blocks: Sequence[Block]) -> None:
-    """Check the named teachers, and that every name used is one of theirs and leads back to itself never."""
-    place = document.place
-    for name, teacher in sweep.teachers.items():
-        route = ("teachers", name)
-        check(teacher, TeacherForm, lambda inner: place.at(inner), route)
-        _follow(teacher.get("distill"), (*route, "distill"), sweep, document, (name,))
-    _follow(sweep.base.get("distill"), ("base", "distill"), sweep, document, ())
-    for parameter, value, value_place in _listed(blocks):
-        if parameter.path[0] == "distill":
-            distill = _nest(parameter.path, value)["distill"]
-            _follow(distill, ("distill",), sweep, Node(None, value_place), ())
-
-
-def _follow(distill: Any, route: Route, sweep: Sweep, document: Node, seen: tuple[str, ...]) -> None:
-    """Walk from a `distill` to its teacher, the teacher's teacher and so on."""
-    for _ in range(MAX_CHAIN):
-        teacher = distill.get("teacher") if isinstance(distill, dict) else None
-        if teacher is None:
-            return
-        place = document.place.at((*route, "teacher"))
-        if isinstance(teacher, str):
-            if teacher in seen:
-                cycle = (*seen[seen.index(teacher) :], teacher)
-                raise place.error(f"teachers teach each other in a circle: {' -> '.join(cycle)}")
-            if teacher not in sweep.teachers:
-                raise place.error(f"unknown teacher {show(teacher)}.{_known_teachers(teacher, sweep)}")
-            seen = (*seen, teacher)
-            route, distill = ("teachers", teacher, "distill"), sweep.teachers[teacher].get("distill")
-        else:
-            route, distill = (*route, "teacher", "distill"), teacher.get("distill")
-    raise document.place.at(route).error(f"a chain of teachers may have {MAX_CHAIN} members at most: {dotted(route)}")
-
-
-def _known_teachers(name: str, sweep: Sweep) -> str:
-    return suggest(name[:80], sweep.teachers) or " Name them under `teachers:`, or write the teacher here as a mapping."
 
 
 def _listed(blocks: Sequence[Block]) -> Iterator[tuple[Parameter, Any, Place]]:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
+
 from flaxcomp.sweep import ids
 from flaxcomp.sweep.expand import Tally, count_points, expand
 from flaxcomp.sweep.load import LoadedSweep
@@ -152,5 +154,6 @@ def _program_columns(trial: Trial) -> dict[str, Any]:
     inputs = {"seed", "distill.temperature", "distill.lambda", *(f"train.optimizer.{name}" for name in ids.OPTIMIZER_INPUTS)}
     if not trial.config.train.augment.is_random:
         inputs.add("distill.teacher")
-    columns = ids.flatten(ids.plain(trial.config))
+    config = replace(trial.config, train=ids.program_of(trial.config.train))
+    columns = ids.flatten(ids.plain(config))
     return {name: value for name, value in columns.items() if name not in inputs}

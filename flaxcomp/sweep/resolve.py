@@ -4,6 +4,7 @@ A grid is a product and a section depends on its own parameters only, so the poi
 resolved sections. That makes a point cost microseconds, not a validation.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,10 +17,26 @@ from flaxcomp.sweep.check import check
 from flaxcomp.sweep.columns import with_teachers_own
 from flaxcomp.sweep.document import Node
 from flaxcomp.sweep.load import LoadedSweep
-from flaxcomp.sweep.spec import Dataset, Distill, DistillForm, NonNegativeInt, Train, TrialConfig
+from flaxcomp.sweep.spec import (
+    Dataset,
+    Distill,
+    DistillForm,
+    InitForm,
+    InitFrom,
+    NonNegativeInt,
+    Phase,
+    TeacherForm,
+    Train,
+    TrainForm,
+    TrainOptions,
+    TrialConfig,
+)
 from flaxcomp.sweep.trial import Catalog, Trial
 
 MEMO_LIMIT = 1 << 16  # resolved combinations that are kept of one section
+
+_WILDCARD = re.compile(r"\*\*?")
+_TRIALS_OWN = ("init_from", "phases")  # of `base.train`: a teacher has other parameters
 
 # What a section is when the file does not say.
 ABSENT: dict[str, Any] = {"dataset": {}, "distill": None, "model": {}, "seed": 0, "train": {}}
@@ -34,7 +51,8 @@ class Part:
         form: its share of the canonical form.
         signature: its share of the signature: without random augmentation, with it.
         columns: those of it that `exclude` reads.
-        chain: of a distillation, the teacher and its ancestors, the furthest first.
+        chain: the training that it needs (a teacher, initial weights) after that one's ancestors.
+        depth: how many trainings must be done one after the other before.
         fingerprint: of a data set.
     """
 
@@ -43,6 +61,7 @@ class Part:
     signature: tuple[bytes, bytes]
     columns: dict[str, Any]
     chain: tuple[Trial, ...] = ()
+    depth: int = 0
     fingerprint: str = ""
 
 
@@ -63,9 +82,19 @@ class Parts:
     def id(self) -> str:
         return ids.id_of(ids.join(part.form for part in self), self.dataset.fingerprint)
 
+    @property
+    def depth(self) -> int:
+        return max(self.distill.depth, self.train.depth)
+
+    @property
+    def ancestors(self) -> tuple[Trial, ...]:
+        """All trainings that must be done before, each after what it needs."""
+        if not self.train.chain:
+            return self.distill.chain
+        return tuple({trial.id: trial for trial in (*self.distill.chain, *self.train.chain)}.values())
+
     def trial(self, id_: str, role: Literal["trial", "dependency"]) -> Trial:
         augmented = self.train.value.augment.is_random
-        chain = self.distill.chain
         return Trial(
             id=id_,
             config=TrialConfig(
@@ -75,10 +104,23 @@ class Parts:
                 distill=self.distill.value,
                 seed=self.seed.value,
             ),
-            needs=(chain[-1].id,) if chain else (),
+            needs=tuple(dict.fromkeys(part.chain[-1].id for part in (self.distill, self.train) if part.chain)),
             role=role,
             signature=ids.signature_of(ids.join(part.signature[augmented] for part in self)),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Needed:
+    """A training that others need: itself after its ancestors, `Part.depth` of what needs it, and its own columns."""
+
+    chain: tuple[Trial, ...]
+    depth: int
+    columns: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return self.chain[-1].id
 
 
 class Resolver:
@@ -87,7 +129,7 @@ class Resolver:
     def __init__(self, loaded: LoadedSweep, catalog: Catalog) -> None:
         self._loaded, self._catalog = loaded, catalog
         self._names = {name for expression in loaded.exclude for name in with_teachers_own(expression.names)}
-        self._teachers: dict[tuple[str, bytes], tuple[tuple[Trial, ...], dict[str, Any]]] = {}
+        self._others: dict[tuple[str, bytes], _Needed] = {}
 
     def dataset(self, node: Node) -> Part:
         value = _convert(node, Dataset, "dataset")
@@ -108,8 +150,52 @@ class Resolver:
             raise _placed(error, node, faulty) from None
         return self._part("model", value, columns=ids.flatten({"model": node.value}))
 
-    def train(self, node: Node) -> Part:
-        return self._part("train", _convert(node, Train, "train"))
+    def train(self, node: Node, dataset: Part) -> Part:
+        form: TrainForm = _convert(node, TrainForm, "train")
+        phases = _phases(node) if form.phases else ()
+        initial, needed = None, None
+        columns: dict[str, Any] = {}
+        if form.init_from is not None:
+            initial, columns, needed = self._initial(form.init_from, _inside(node, "init_from"), dataset)
+        common = {name: getattr(form, name) for name in TrainOptions.__struct_fields__}
+        value = Train(**common | {"phases": phases}, init_from=initial)
+        if needed is None and not columns:
+            return self._part("train", value)
+        columns = ids.flatten({"train": ids.plain(value)}) | columns
+        more = {} if needed is None else {"chain": needed.chain, "depth": needed.depth}
+        return self._part("train", value, columns=columns, **more)
+
+    def _initial(self, form: InitForm, node: Node, dataset: Part) -> tuple[InitFrom, dict[str, Any], _Needed | None]:
+        """Initial weights, their columns as the file names them, and the training that they come from."""
+        given = [name for name in ("trial", "checkpoint", "file") if getattr(form, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise node.place.error(f"train.init_from must have one of trial, checkpoint and file, got {found}")
+        if given != ["file"] and (form.names or form.layout != "flax"):
+            raise node.place.error(f"train.init_from: names and layout describe a `file`; a {given[0]} needs neither")
+        if form.trial is not None:
+            needed = self._needed(Node(node.value["trial"], node.place.at(("trial",))), dataset)
+            columns = _prefixed("train.init_from.trial", form.trial, needed)
+            return InitFrom(trial=needed.id), columns, needed
+        (key,) = given
+        path: str = getattr(form, key)
+        try:
+            content = self._catalog.weights(path)
+        except UserError as error:
+            raise _placed(error, node, key) from None
+        names = form.names
+        if isinstance(names, str):
+            try:
+                names = self._catalog.weight_names(names)
+            except UserError as error:
+                raise _placed(error, node, "names") from None
+        for ours, theirs in names.items():
+            if len(_WILDCARD.findall(ours)) != len(_WILDCARD.findall(theirs)):
+                raise node.place.at(("names", ours)).error(
+                    f"train.init_from.names: {theirs!r} must have as many wildcards as {ours!r}, whose meaning they take"
+                )
+        initial = InitFrom(file=content, names=names, layout=form.layout) if key == "file" else InitFrom(checkpoint=content)
+        return initial, {f"train.init_from.{key}": path}, None
 
     def seed(self, node: Node) -> Part:
         return self._part("seed", _convert(node, NonNegativeInt, "seed"))
@@ -118,34 +204,39 @@ class Resolver:
         form: DistillForm | None = _convert(node, DistillForm | None, "distill")
         if form is None:
             return self._part("distill", None)
-        chain, seen = self._teacher(Node(node.value["teacher"], node.place.at(("teacher",))), dataset)
-        named = form.teacher if isinstance(form.teacher, str) else chain[-1].id
-        value = Distill(teacher=chain[-1].id, loss=form.loss, temperature=form.temperature, hard_weight=form.hard_weight)
-        columns = ids.flatten({"distill": ids.plain(value)}) | seen | {"distill.teacher": named}
-        return self._part("distill", value, columns=columns, chain=chain)
+        needed = self._needed(Node(node.value["teacher"], node.place.at(("teacher",))), dataset)
+        value = Distill(teacher=needed.id, loss=form.loss, temperature=form.temperature, hard_weight=form.hard_weight)
+        columns = ids.flatten({"distill": ids.plain(value)}) | _prefixed("distill.teacher", form.teacher, needed)
+        return self._part("distill", value, columns=columns, chain=needed.chain, depth=needed.depth)
 
-    def _teacher(self, node: Node, dataset: Part) -> tuple[tuple[Trial, ...], dict[str, Any]]:
-        """A teacher after its ancestors, and its columns."""
+    def _needed(self, node: Node, dataset: Part) -> _Needed:
+        """A teacher, or what initial weights come from: the name of an entry of `teachers`, or the training itself."""
         if isinstance(node.value, str):
             node = Node(self._loaded.sweep.teachers[node.value], self._loaded.document.place.at(("teachers", node.value)))
         key = (dataset.fingerprint, dataset.form + msgspec.json.encode(node.value))
-        if key not in self._teachers:
-            base = self._loaded.sweep.base.get("train", ABSENT["train"])
-            train = Node(merge(base, node.value.get("train", {})), node.place.at(("train",)))
+        if key not in self._others:
+            data = self.dataset(_inside(node, "dataset")) if node.value.get("dataset") else dataset
+            train = Node(self._train_of_other(node.value.get("train", {})), node.place.at(("train",)))
             parts = Parts(
-                dataset=dataset,
-                distill=self.distill(_inside(node, "distill"), dataset),
+                dataset=data,
+                distill=self.distill(_inside(node, "distill"), data),
                 model=self.model(_inside(node, "model")),
                 seed=self.seed(_inside(node, "seed")),
-                train=self.train(train),
+                train=self.train(train, data),
             )
-            chain = (*parts.distill.chain, parts.trial(parts.id(), "dependency"))
-            own = [part.columns for part in parts if part is not dataset]
-            columns = {f"distill.teacher.{name}": value for part in own for name, value in part.items()}
-            if len(self._teachers) >= MEMO_LIMIT:
-                self._teachers.clear()
-            self._teachers[key] = chain, columns
-        return self._teachers[key]
+            trial = parts.trial(parts.id(), "dependency")
+            columns = {name: value for part in parts if part is not dataset for name, value in part.columns.items()}
+            if len(self._others) >= MEMO_LIMIT:
+                self._others.clear()
+            self._others[key] = _Needed((*parts.ancestors, trial), parts.depth + 1, columns)
+        return self._others[key]
+
+    def _train_of_other(self, own: dict[str, Any]) -> dict[str, Any]:
+        """`base.train` with a training's own on top, but for what is about the trials' own networks."""
+        base = {key: value for key, value in self._loaded.sweep.base.get("train", {}).items() if key not in _TRIALS_OWN}
+        if own.get("phases"):
+            base.pop("epochs", None)
+        return merge(base, own)
 
     def _part(self, section: str, value: Any, columns: dict[str, Any] | None = None, **more: Any) -> Part:
         """Put a part together; its columns are made only where `exclude` reads any."""
@@ -171,6 +262,24 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _phases(node: Node) -> tuple[Phase, ...]:
+    """The phases of a `train`, each with the common optimizer and schedule where it says nothing else."""
+    place = node.place.at(("phases",))
+    if "epochs" in node.value:
+        raise place.error("train.phases replaces train.epochs: each phase says how long it lasts. Leave one of the two out")
+    phases = []
+    for index, phase in enumerate(node.value["phases"]):
+        common = {key: node.value[key] for key in ("optimizer", "schedule") if key in node.value}
+        phases.append(_convert(Node(merge(common, phase), place.at((index,))), Phase, "phase"))
+    return tuple(phases)
+
+
+def _prefixed(key: str, form: str | TeacherForm, needed: _Needed) -> dict[str, Any]:
+    """The columns of a training that a trial needs: at `key` its name in the file, or its id where it has none."""
+    own = {f"{key}.{name}": value for name, value in needed.columns.items()}
+    return own | {key: form if isinstance(form, str) else needed.id}
+
+
 def _convert(node: Node, kind: Any, section: str) -> Any:
     try:
         return msgspec.convert(node.value, kind)
@@ -180,7 +289,7 @@ def _convert(node: Node, kind: Any, section: str) -> Any:
 
 
 def _inside(node: Node, section: str) -> Node:
-    return Node(node.value.get(section, ABSENT[section]), node.place.at((section,)))
+    return Node(node.value.get(section, ABSENT.get(section)), node.place.at((section,)))
 
 
 def _placed(error: UserError, node: Node, key: str) -> SweepFileError:

@@ -19,9 +19,9 @@ def sweep_schema() -> dict[str, Any]:
     the catalogs (empty ranges, unknown models, expressions) is left to `flaxcomp plan`.
     """
     (sweep, trial, teacher), defs = msgspec.json.schema_components([Sweep, TrialForm, TeacherForm], ref_template=_REF)
-    for name in ("TrialForm", "TeacherForm", "DistillForm", "Dataset"):
+    for name in ("TrialForm", "TeacherForm", "SourceForm", "DistillForm", "Dataset"):
         defs[name].pop("required", None)  # parameters may bring it
-    for name in ("TrialForm", "TeacherForm"):
+    for name in ("TrialForm", "TeacherForm", "SourceForm"):
         defs[name]["properties"]["model"] = {"$ref": "#/$defs/Model"}
     defs["Model"] = {
         "type": "object",

@@ -79,7 +79,32 @@ class Augment(Spec, frozen=True):
         return self.pad > 0 or self.flip or self.brightness > 0 or self.contrast is not None
 
 
-class Train(Spec, frozen=True):
+class Phase(Spec, frozen=True):
+    """A part of a training with an optimizer of its own; its schedule counts from its first step."""
+
+    train: Literal["all", "last"] | Annotated[tuple[str, ...], Meta(min_length=1)] = "all"  # or patterns of parameter names
+    epochs: PositiveInt | None = None  # how long: one of these two
+    steps: PositiveInt | None = None
+    optimizer: Optimizer = Optimizer()  # in a file: what differs from train.optimizer
+    schedule: Schedule = Schedule()  # likewise
+    freeze_statistics: bool = False  # batch norms use their running statistics and leave them as they are
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("a phase lasts so many `epochs` or so many `steps`: give one of them")
+
+
+class InitFrom(Spec, frozen=True):
+    """Initial weights in a resolved trial, by what they are and not by where they lie; one of the first three is given."""
+
+    trial: str | None = None  # id of the trial whose final network it is
+    checkpoint: str | None = None  # SHA-256 of a model folder
+    file: str | None = None  # SHA-256 of a .safetensors or .npz file
+    names: dict[str, str] = {}  # of `file`: from parameters here to the names there, see flaxcomp.checkpoint.weights
+    layout: Literal["flax", "torch"] = "flax"  # of `file`
+
+
+class TrainOptions(Spec, frozen=True):
     epochs: PositiveInt = 1
     batch_size: PositiveInt = 128
     optimizer: Optimizer = Optimizer()
@@ -87,6 +112,23 @@ class Train(Spec, frozen=True):
     augment: Augment = Augment()
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and products; parameters stay float32
     checkpoint_every_epochs: PositiveInt = 1
+    phases: tuple[Phase, ...] = ()  # one after the other, instead of `epochs`
+
+
+class Train(TrainOptions, frozen=True, kw_only=True):
+    init_from: InitFrom | None = None
+
+    @property
+    def total_epochs(self) -> int | None:
+        """How many epochs the training has, all phases together; None where a phase is counted in steps."""
+        if not self.phases:
+            return self.epochs
+        total = 0
+        for phase in self.phases:
+            if phase.epochs is None:
+                return None
+            total += phase.epochs
+        return total
 
 
 class DistillOptions(Spec, frozen=True):
@@ -118,10 +160,10 @@ class TrialConfig(Spec, frozen=True):
 
 
 class TeacherForm(Spec, frozen=True):
-    """A teacher as the file has it: `dataset` comes from the trial, `train` is merged into the sweep's `base.train`."""
+    """A training that others need, as the file has it: `dataset` comes from the trial, `train` is merged into `base.train`."""
 
     model: dict[str, Any]
-    train: Train = Train()
+    train: "TrainForm" = msgspec.field(default_factory=lambda: TrainForm())
     distill: "DistillForm | None" = None  # the teacher's own teacher: a teacher assistant
     seed: NonNegativeInt = 0
 
@@ -132,12 +174,34 @@ class DistillForm(DistillOptions, frozen=True, kw_only=True):
     teacher: str | TeacherForm  # the name of an entry of `teachers`, or the training itself
 
 
+class SourceForm(TeacherForm, frozen=True, kw_only=True):
+    """A training whose network others start from."""
+
+    dataset: Dataset | None = None  # the trial's own if not given
+
+
+class InitForm(Spec, frozen=True):
+    """Initial weights as the file has them; paths are from the working directory or beside the sweep file."""
+
+    trial: str | SourceForm | None = None  # the name of an entry of `teachers`, or the training itself
+    checkpoint: str | None = None  # a model folder of any run
+    file: str | None = None  # .safetensors or .npz
+    names: str | dict[str, str] = {}  # of `file`: the map, or the path of a YAML file with it
+    layout: Literal["flax", "torch"] = "flax"  # of `file`: torch has OIHW convolutions and [out, in] dense layers
+
+
+class TrainForm(TrainOptions, frozen=True, kw_only=True):
+    """`train` as the file has it."""
+
+    init_from: InitForm | None = None
+
+
 class TrialForm(Spec, frozen=True):
     """A trial as the file has it: what `base` and `parameters` together make."""
 
     dataset: Dataset
     model: dict[str, Any]
-    train: Train = Train()
+    train: TrainForm = TrainForm()
     distill: DistillForm | None = None
     seed: NonNegativeInt = 0
 

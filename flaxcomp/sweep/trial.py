@@ -15,6 +15,12 @@ class Catalog(Protocol):
     def canonical_model(self, model: dict[str, Any]) -> dict[str, Any]:
         """The model checked, its default options left out. Raises UserError for an unknown name or option."""
 
+    def weights(self, path: str) -> str:
+        """The SHA-256 of a weight file or a model folder. Raises UserError when it is missing or damaged."""
+
+    def weight_names(self, path: str) -> dict[str, str]:
+        """The name map in a YAML file. Raises UserError when it is missing or no map."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -22,7 +28,7 @@ class Trial:
 
     Attributes:
         id: see `ids.trial_id`.
-        config: the resolved configuration; its teacher is a trial's id.
+        config: the resolved configuration; its teacher, and what it starts from, is a trial's id.
         needs: ids of the trials that must be finished before.
         role: "trial" if the sweep asks for it, "dependency" if only another trial does.
         signature: see `ids.signature`.

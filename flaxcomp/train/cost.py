@@ -13,7 +13,7 @@ from flaxcomp.checkpoint.packs import KEPT
 from flaxcomp.data import catalog
 from flaxcomp.models import registry
 from flaxcomp.models.counting import Counts, count
-from flaxcomp.sweep.spec import TrialConfig
+from flaxcomp.sweep.spec import Train, TrialConfig
 from flaxcomp.train.inputs import input_shape
 
 _EFFICIENCY = 0.3  # of the chip's matrix products that small convolutions reach; between 0.2 and 0.5 where it was measured
@@ -60,8 +60,18 @@ def relative_work(config: TrialConfig) -> float:
 def _seconds(config: TrialConfig, matrix_flops: float) -> float:
     info = catalog.info(config.dataset.name)
     usable = min(info.train_size, config.dataset.train_limit or info.train_size)
-    images = int(usable * (1 - config.dataset.validation.fraction)) * config.train.epochs
-    return images * (2 * _PASSES * _counts_of(config, config.model).macs / (_EFFICIENCY * matrix_flops) + _OVERHEAD_S)
+    images = int(usable * (1 - config.dataset.validation.fraction))
+    multiply_adds = 2 * _counts_of(config, config.model).macs / (_EFFICIENCY * matrix_flops)
+    return sum(count * (passes * multiply_adds + _OVERHEAD_S) for count, passes in _phases(config.train, images))
+
+
+def _phases(train: Train, images: int) -> list[tuple[int, int]]:
+    """Of each phase, how many images it trains on and how many passes each costs: frozen layers need no gradient."""
+    if not train.phases:
+        return [(images * train.epochs, _PASSES)]
+    batch = min(train.batch_size, images)
+    return [(phase.steps * batch if phase.steps else images * (phase.epochs or 0), 1 if phase.train == "last" else _PASSES)
+            for phase in train.phases]  # fmt: skip
 
 
 def _counts_of(config: TrialConfig, model: dict[str, Any]) -> Counts:

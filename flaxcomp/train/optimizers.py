@@ -36,13 +36,13 @@ def make_optimizer(spec: Optimizer, hyper: Hyper) -> optax.GradientTransformatio
     return optax.chain(optax.add_decayed_weights(hyper["weight_decay"]), rules[spec.name]())
 
 
-def make_rate(spec: Schedule, epochs: int, steps_per_epoch: int) -> Callable[[Any], Any]:
+def make_rate(spec: Schedule, epochs: int | Fraction, steps_per_epoch: int) -> Callable[[Any], Any]:
     """Return the factor of the learning rate as a function of the step (0-based), float32.
 
     constant 1; cosine final + (1 - final) (1 + cos(pi step / total)) / 2; multi_step factor^(milestones passed);
     exponential factor^floor(epoch / every_epochs).
     """
-    total = epochs * steps_per_epoch
+    total = int(epochs * steps_per_epoch)
     # Counted in whole numbers: XLA divides by a constant by multiplying with its reciprocal, and floor then falls one short.
     span = max(Fraction(spec.every_epochs * steps_per_epoch).limit_denominator(100), Fraction(1, 100))
 

@@ -15,9 +15,11 @@ from flaxcomp.data.arrays import Arrays
 from flaxcomp.models import registry
 from flaxcomp.models.counting import count
 from flaxcomp.store.paths import RunPaths
+from flaxcomp.train.initial import initial_state
 from flaxcomp.train.inputs import input_shape
 from flaxcomp.train.job import EpochDone, Event, Finished, Note, PackJob, Stopped, Tick
 from flaxcomp.train.metrics import classification_metrics
+from flaxcomp.train.phases import optimizer_of
 from flaxcomp.train.program import Model, Program, State
 from flaxcomp.train.resident import Resident
 from flaxcomp.train.teachers import Teachers
@@ -78,10 +80,10 @@ class _PackRun:
         self.ids: Sequence[str] = list(job.configs)
         self.configs = list(job.configs.values())
         self.config = self.configs[0]
-        self.epochs = self.config.train.epochs
         self.program = trainer.program(job)
-        self.lessons, teachers = trainer.teachers.lessons(job)
-        self.hyper = self.program.hyper(self.configs, teachers)
+        self.epochs = -(-self.program.steps // self.program.steps_per_epoch)  # the last one may be a part
+        self.lessons, self._teachers = trainer.teachers.lessons(job)
+        self.stage, self.hyper = 0, self.program.hyper(self.configs, self._teachers)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.rows: list[dict[str, Any]] = []
         self._steps_a_dispatch = 1
@@ -93,11 +95,16 @@ class _PackRun:
         for text in notes:
             yield Note(self.job.pack_id, self.job.attempt, text)
         self.state: State = self.program.init(self.hyper)
+        if found is None:
+            self.state, notes = initial_state(self.job, self.program, self.state)
+            for text in notes:
+                yield Note(self.job.pack_id, self.job.attempt, text)
         self.best: dict[str, Any] = jax.tree.map(jnp.copy, _model_of(self.state))  # `train` uses its state up
         self.best_accuracy = np.full(len(self.ids), -1.0)
         if found is None:
             return
         _, flat, meta = found
+        self._enter_stage(meta["epoch"] * self.program.steps_per_epoch + meta["step"])  # has its optimizer's state
         tree = jax.tree.map(jnp.asarray, trees.unflatten(flat, {"train": self.state, "best": self.best}))
         self.state, self.best = tree["train"], tree["best"]
         self.epoch, self.step, self.seconds = meta["epoch"], meta["step"], meta["seconds"]
@@ -113,18 +120,21 @@ class _PackRun:
 
     def train_epoch(self, should_stop: Callable[[], bool]) -> Generator[Event, None, bool]:
         """Train to the end of the epoch; the generator's value is true if it was stopped before."""
-        program, total = self.program, self.program.steps_per_epoch
+        program = self.program
+        start = self.epoch * program.steps_per_epoch
+        total = min(program.steps_per_epoch, program.steps - start)
         order = program.order(self.hyper, self.epoch)
         self._timed_steps, self._timed_seconds = 0, 0.0
         while self.step < total:
             if should_stop():
                 return True
-            last = min(self.step + self._steps_a_dispatch, total)
+            last = min(self.step + self._steps_a_dispatch, total, program.stages[self.stage].last - start)
             compiled, began = program.compilations(), time.perf_counter()
-            self.state = program.train(self.state, self.hyper, order, self.lessons, self.epoch, self.step, last)
+            self.state = program.train(self.state, self.hyper, order, self.lessons, self.epoch, self.step, last, self.stage)
             jax.block_until_ready(self.state["loss_sum"])
             seconds, steps = time.perf_counter() - began, last - self.step
             self.step = last
+            self._enter_stage(start + last)
             yield self._tick(steps, seconds)
             if program.compilations() == compiled:  # else the time says nothing about training
                 self.seconds += seconds
@@ -133,6 +143,13 @@ class _PackRun:
                 fitting = int(DISPATCH_SECONDS * steps / max(seconds, 1e-6))
                 self._steps_a_dispatch = max(1, min(fitting, _GROWTH * self._steps_a_dispatch))
         return False
+
+    def _enter_stage(self, step: int) -> None:
+        """Begin the stage that a step belongs to, if it is another one: checkpoints hold the optimizer of the step to come."""
+        stage = self.program.stage_at(step)
+        if stage != self.stage:
+            self.stage, self.hyper = stage, self.program.hyper(self.configs, self._teachers, stage)
+            self.state = self.program.begin(self.state, self.hyper, stage)
 
     def _tick(self, steps: int, seconds: float) -> Tick:
         per_step = self.program.batch_size * len(self.ids)
@@ -148,12 +165,13 @@ class _PackRun:
         better = accuracy > self.best_accuracy
         self.best = program.keep_best(self.best, _model_of(self.state), jnp.asarray(better))
         self.best_accuracy = np.where(better, accuracy, self.best_accuracy)
-        losses = np.asarray(self.state["loss_sum"]) / program.steps_per_epoch
-        rate = program.learning_rate_factor((self.epoch + 1) * program.steps_per_epoch - 1)
+        losses = np.asarray(self.state["loss_sum"]) / self.step
+        last = self.epoch * program.steps_per_epoch + self.step - 1
+        stage, factor = program.stage_at(last), program.learning_rate_factor(last)
         images = self._timed_steps * program.batch_size * len(self.ids)
         rows = [
             {"trial": trial, "epoch": self.epoch + 1, "train_loss": _finite(losses[i]), "val_loss": _finite(figures["loss"][i]),
-             "val_accuracy": float(accuracy[i]), "learning_rate": config.train.optimizer.learning_rate * rate,
+             "val_accuracy": float(accuracy[i]), "learning_rate": optimizer_of(config.train, stage).learning_rate * factor,
              "images_per_second": images / self._timed_seconds if self._timed_steps else None}
             for i, (trial, config) in enumerate(zip(self.ids, self.configs, strict=True))
         ]  # fmt: skip

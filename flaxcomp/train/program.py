@@ -23,7 +23,8 @@ from flaxcomp.models import layers, registry
 from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.train.hooks import Hooks
 from flaxcomp.train.inputs import input_shape, normalise
-from flaxcomp.train.optimizers import HYPER_PARAMETERS, make_optimizer, make_rate
+from flaxcomp.train.optimizers import make_optimizer
+from flaxcomp.train.phases import Stage, stacked, stages
 from flaxcomp.train.resident import Resident
 
 Tree = Any  # a pytree of arrays
@@ -73,28 +74,32 @@ class Program:
         self.split = Split(jnp.asarray(train), jnp.asarray(validation))
         self.batch_size = min(config.train.batch_size, len(train))
         self.steps_per_epoch = len(train) // self.batch_size
-        self.steps = config.train.epochs * self.steps_per_epoch
-        self._train_graph, self._eval_graph, self._hooks = self._graphs()
-        self._rate = make_rate(config.train.schedule, config.train.epochs, self.steps_per_epoch)
+        self.image_shape = input_shape(spec, self.info)
+        self.stages = stages(config, self.image_shape, self.info.num_classes, self.steps_per_epoch)
+        self.steps = self.stages[-1].last
+        self._train_graph, self._still_graph, self._eval_graph, self._hooks = self._graphs()
         self._loss = distill.load(config.distill.loss) if config.distill else None
         self._auxiliary_weight: float = getattr(registry.config_of(config.model), "auxiliary_weight", 0.0)
 
     # What a pack does, from outside; every first axis is the trial.
 
-    def hyper(self, configs: Sequence[TrialConfig], teachers: Sequence[int]) -> dict[str, jax.Array]:
-        """Stack what differs between trials: {name: [members]}."""
-        columns: dict[str, list[Any]] = {name: [getattr(c.train.optimizer, name) for c in configs] for name in HYPER_PARAMETERS}
-        columns["temperature"] = [c.distill.temperature if c.distill else 1.0 for c in configs]
-        columns["hard_weight"] = [c.distill.hard_weight if c.distill else 1.0 for c in configs]
-        stacked = {name: jnp.asarray(np.asarray(values, np.float32)) for name, values in columns.items()}
-        stacked["seed"] = jnp.asarray(np.asarray([c.seed for c in configs], np.uint32))
-        stacked["teacher"] = jnp.asarray(np.asarray(teachers, np.int32))
-        return stacked
+    def hyper(self, configs: Sequence[TrialConfig], teachers: Sequence[int], stage: int = 0) -> dict[str, jax.Array]:
+        """Stack what differs between trials in a stage: {name: [members]}."""
+        return stacked(configs, teachers, stage)
 
     @functools.cached_property
     def init(self) -> Callable[[dict[str, jax.Array]], State]:
         """hyper -> state of step 0."""
         return jax.jit(jax.vmap(self._init))
+
+    def begin(self, state: State, hyper: dict[str, jax.Array], stage: int) -> State:
+        """The state at the beginning of a stage: the optimizer starts anew."""
+        begun: State = self._jitted_begin[stage](state, hyper)
+        return begun
+
+    @functools.cached_property
+    def _jitted_begin(self) -> list[Any]:
+        return [jax.jit(jax.vmap(functools.partial(self._begin, stage))) for stage in self.stages]
 
     @functools.cached_property
     def order(self) -> Callable[[dict[str, jax.Array], int], jax.Array]:
@@ -102,26 +107,29 @@ class Program:
         return jax.jit(self._each(self._order, 1))
 
     def train(
-        self, state: State, hyper: dict[str, jax.Array], order: jax.Array, lessons: Lessons, epoch: int, first: int, last: int
-    ) -> State:
-        """Return the state after the steps [first, last) of the epoch; the state given is used up.
+        self, state: State, hyper: dict[str, jax.Array], order: jax.Array, lessons: Lessons, epoch: int, first: int, last: int,
+        stage: int = 0,
+    ) -> State:  # fmt: skip
+        """Return the state after the steps [first, last) of the epoch, all in one stage; the state given is used up.
 
         Args:
+            hyper: of the stage.
             order: of the epoch, from `order`.
             lessons: what the students learn from besides the labels; see `teacher`.
         """
         images, labels = self.data.train_images, self.data.train_labels
-        trained: State = self._jitted_train(state, hyper, order, epoch, first, last, images, labels, lessons)
+        trained: State = self._jitted_train[stage](state, hyper, order, epoch, first, last, images, labels, lessons)
         return trained
 
     def compilations(self) -> int:
         """How often the training step was compiled."""
-        count: int = self._jitted_train._cache_size()
-        return count
+        return sum(jitted._cache_size() for jitted in self._jitted_train)
 
     @functools.cached_property
-    def _jitted_train(self) -> Any:
-        return jax.jit(self._traced(self._each(self._train, 3)), donate_argnums=0)
+    def _jitted_train(self) -> list[Any]:
+        """A program for each stage."""
+        trains = [functools.partial(self._train, stage) for stage in self.stages]
+        return [jax.jit(self._traced(self._each(train, 3)), donate_argnums=0) for train in trains]
 
     @functools.cached_property
     def evaluate(self) -> Callable[[State, Literal["validation", "test"]], dict[str, np.ndarray[Any, Any]]]:
@@ -165,7 +173,11 @@ class Program:
 
     def learning_rate_factor(self, step: int) -> float:
         """What the schedule multiplies the learning rate by at a step counted from the start."""
-        return float(self._rate(step))
+        return float(self.stages[self.stage_at(step)].rate(step))
+
+    def stage_at(self, step: int) -> int:
+        """The stage that a step counted from the start belongs to; the last one also after the end."""
+        return next((i for i, stage in enumerate(self.stages) if step < stage.last), len(self.stages) - 1)
 
     def network(self, model: Model, images: jax.Array) -> jax.Array:
         """Logits float32 [n, classes] of one network in eval mode for images in [0, 255], normalised as in its training."""
@@ -175,32 +187,38 @@ class Program:
 
     # One trial.
 
-    def _graphs(self) -> tuple[Any, Any, Hooks]:
+    def _graphs(self) -> tuple[Any, Any, Any, Hooks]:
+        """The network as it trains, as it trains with frozen statistics, and in eval mode; and what it does besides."""
         network = nnx.eval_shape(lambda: self._build(jax.random.key(0)))
         network.train()
         train_graph, hooks = nnx.graphdef(network), Hooks(network, self.steps)
+        network.set_attributes(use_running_average=True, raise_if_not_found=False)
+        still_graph = nnx.graphdef(network)
         network.eval()
-        return train_graph, nnx.graphdef(network), hooks
+        return train_graph, still_graph, nnx.graphdef(network), hooks
 
     def _build(self, key: jax.Array) -> nnx.Module:
-        shape = input_shape(self.config.dataset, self.info)
-        return registry.build(self.config.model, shape, self.info.num_classes, nnx.Rngs(params=key))
+        return registry.build(self.config.model, self.image_shape, self.info.num_classes, nnx.Rngs(params=key))
 
     def _init(self, hyper: dict[str, jax.Array]) -> State:
         key = jax.random.fold_in(jax.random.key(hyper["seed"]), _INITIAL)
         _, params, stats = nnx.split(self._build(key), nnx.Param, ...)  # type: ignore[misc]
         params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
-        optimizer = make_optimizer(self.config.train.optimizer, hyper)
-        return {"params": params, "stats": stats, "opt": optimizer.init(params), "loss_sum": jnp.zeros((), jnp.float32)}
+        return self._begin(self.stages[0], {"params": params, "stats": stats, "loss_sum": jnp.zeros((), jnp.float32)}, hyper)
+
+    def _begin(self, stage: Stage, state: State, hyper: Tree) -> State:
+        optimizer = make_optimizer(stage.optimizer, hyper)
+        return {**state, "opt": optimizer.init(stage.pick(state["params"]))}
 
     def _order(self, hyper: dict[str, jax.Array], epoch: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(hyper["seed"]), _ORDER), epoch)
         return jax.random.permutation(key, self.split.train)[: self.steps_per_epoch * self.batch_size]
 
-    def _train(self, state: State, hyper: Tree, order: jax.Array, epoch: jax.Array, first: jax.Array, last: jax.Array,
-               images: jax.Array, labels: jax.Array, lessons: Lessons) -> State:  # fmt: skip
+    def _train(self, stage: Stage, state: State, hyper: Tree, order: jax.Array, epoch: jax.Array, first: jax.Array,
+               last: jax.Array, images: jax.Array, labels: jax.Array, lessons: Lessons) -> State:  # fmt: skip
         key = jax.random.fold_in(jax.random.key(hyper["seed"]), _STEP)
-        optimizer = make_optimizer(self.config.train.optimizer, hyper)
+        optimizer = make_optimizer(stage.optimizer, hyper)
+        graph = self._still_graph if stage.freeze_statistics else self._train_graph
 
         def step(i: jax.Array, state: State) -> State:
             index = jax.lax.dynamic_slice(order, (i * self.batch_size,), (self.batch_size,))
@@ -211,8 +229,9 @@ class Program:
             target = None if self._loss is None else self._soft_target(seen, index, hyper, lessons)
             before = self._hooks.before_step(state["params"], state["stats"], number)
 
-            def loss(params: Tree) -> tuple[jax.Array, Tree]:
-                (main, *auxiliary), stats = self._apply(params, before, x, number, nnx.Rngs(dropout=keys[1]))
+            def loss(trained: Tree) -> tuple[jax.Array, Tree]:
+                params = stage.put(state["params"], trained)
+                (main, *auxiliary), stats = self._apply(graph, params, before, x, number, nnx.Rngs(dropout=keys[1]))
 
                 def loss_of(logits: jax.Array) -> jax.Array:
                     if self._loss is None or target is None:
@@ -224,10 +243,11 @@ class Program:
                 total = sum((self._auxiliary_weight * loss_of(logits) for logits in auxiliary), loss_of(main))
                 return self._hooks.penalised(total, params, before, number), stats
 
-            (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(state["params"])
-            update, opt = optimizer.update(gradient, state["opt"], state["params"])
-            rate = hyper["learning_rate"] * self._rate(number)
-            params = jax.tree.map(lambda p, u: p - rate * u, state["params"], update)
+            trained = stage.pick(state["params"])
+            (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
+            update, opt = optimizer.update(gradient, state["opt"], trained)
+            rate = hyper["learning_rate"] * stage.rate(number)
+            params = stage.put(state["params"], jax.tree.map(lambda p, u: p - rate * u, trained, update))
             return {"params": params, "stats": stats, "opt": opt, "loss_sum": state["loss_sum"] + value}
 
         trained: State = jax.lax.fori_loop(first, last, step, state)
@@ -251,10 +271,10 @@ class Program:
         return target
 
     def _apply(
-        self, params: Tree, stats: Tree, x: jax.Array, number: jax.Array, rngs: nnx.Rngs
+        self, graph: Any, params: Tree, stats: Tree, x: jax.Array, number: jax.Array, rngs: nnx.Rngs
     ) -> tuple[list[jax.Array], Tree]:
         """Forward in training mode: logits float32 [n, classes], then those of auxiliary heads, and the new statistics."""
-        network = nnx.merge(self._train_graph, self._cast(params), stats)
+        network = nnx.merge(graph, self._cast(params), stats)
         output = network(self._cast(x), rngs=rngs, **self._hooks.options(number))
         main, auxiliary = output if isinstance(output, tuple) else (output, [])
         _, _, rest = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]

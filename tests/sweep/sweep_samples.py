@@ -18,8 +18,12 @@ base:
 """
 
 
+WEIGHTS = {"a.npz": "1" * 64, "b.npz": "2" * 64, "same_as_a.npz": "1" * 64}
+NAMES = {"names.yaml": {"logits": "fc"}}
+
+
 class FakeCatalog:
-    """Two data sets and three architectures."""
+    """Two data sets, three architectures and three weight files."""
 
     def fingerprint(self, dataset: str) -> str:
         if dataset not in FINGERPRINTS:
@@ -35,6 +39,14 @@ class FakeCatalog:
             if option != "name" and option not in defaults:
                 raise UserError(f"model.{option}: {name} has no such option.{suggest(option, defaults)}")
         return {"name": name} | {key: value for key, value in model.items() if key != "name" and value != defaults[key]}
+
+    def weights(self, path: str) -> str:
+        if path not in WEIGHTS:
+            raise UserError(f"{path}: initial weights must be there, but there is nothing")
+        return WEIGHTS[path]
+
+    def weight_names(self, path: str) -> dict[str, str]:
+        return NAMES[path]
 
 
 def load(body: str, *overrides: str, head: str = HEAD) -> LoadedSweep:

@@ -4,8 +4,9 @@ import msgspec
 import pytest
 
 from flaxcomp.errors import SweepFileError
+from flaxcomp.sweep.dependencies import MAX_CHAIN
 from flaxcomp.sweep.expand import check_size, count_points
-from flaxcomp.sweep.load import MAX_CHAIN, load_sweep, load_text
+from flaxcomp.sweep.load import load_sweep, load_text
 from flaxcomp.sweep.spec import Metric, Optimizer, Sweep
 from sweep_samples import HEAD, load, trials_of
 

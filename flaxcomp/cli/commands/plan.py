@@ -50,7 +50,7 @@ def command(sweep: Path, overrides: tuple[str, ...], yes: bool, with_cost: bool,
     loaded = load_sweep(sweep, overrides)
     if not yes:
         check_size(loaded)
-    plan = make_plan(loaded, RoomCatalog())
+    plan = make_plan(loaded, RoomCatalog(beside=sweep.parent))
     costs = _costs(plan) if with_cost else {}
     if as_json:
         click.echo(json.dumps(_document(loaded, plan, costs), indent=2))

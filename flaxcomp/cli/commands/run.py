@@ -43,6 +43,7 @@ def command(ctx: click.Context, sweep: Path, out: Path | None, executor: Literal
 
     The same command again resumes: what is finished is not done again. Ctrl-C stops after a checkpoint, a second one at once.
     """
+    from flaxcomp.checkpoint.weights import keep
     from flaxcomp.cli.catalog import RoomCatalog
     from flaxcomp.cli.pools import pool_file
     from flaxcomp.schedule.run_folder import check_writable
@@ -54,11 +55,14 @@ def command(ctx: click.Context, sweep: Path, out: Path | None, executor: Literal
     _check_packages(executor, exports=loaded.sweep.export is not None and not train_only)
     if not yes:
         check_size(loaded)
-    trials = list(expand(loaded, RoomCatalog()))
+    catalog = RoomCatalog(beside=sweep.parent)
+    trials = list(expand(loaded, catalog))
     _check_data(trials)
     pool = pool_file(loaded, sweep)
     paths = RunPaths.at(out or Path("runs") / loaded.sweep.name)
     check_writable(paths)
+    for content, source in catalog.sources().items():
+        keep(source, content, paths.weights(content))
     summary = _train(loaded, trials, paths, executor, address, store_url)
     _tell(summary, paths)
     if not train_only and summary.count("finished"):

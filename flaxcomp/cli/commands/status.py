@@ -72,7 +72,8 @@ def running_line(pack: dict[str, Any]) -> str:
     worker = f"{pack['worker']}: " if pack["worker"] else ""
     again = f", attempt {pack['attempt']}" if pack["attempt"] > 1 else ""
     trials = plural(pack["trials"], "trial")
-    return f"  {worker}epoch {pack['epoch']} of {pack['epochs']}, {trials}, pack {pack['pack']}{again}"
+    of = f" of {pack['epochs']}" if pack["epochs"] else ""
+    return f"  {worker}epoch {pack['epoch']}{of}, {trials}, pack {pack['pack']}{again}"
 
 
 def duration(seconds: float) -> str:

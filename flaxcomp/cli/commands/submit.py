@@ -38,9 +38,12 @@ def command(sweep: Path, target_file: Path, out: Path | None, overrides: tuple[s
     need(("ray",), "submit")
     if not yes:
         check_size(loaded)
-    trials = list(expand(loaded, RoomCatalog()))
+    catalog = RoomCatalog(beside=sweep.parent)
+    trials = list(expand(loaded, catalog))
     pool = pool_file(loaded, sweep)
-    files = {} if pool is None or loaded.sweep.benchmark is None else {_inside(loaded.sweep.benchmark.pool): pool}
+    files = {_inside(named, "train.init_from"): found for named, found in catalog.files.items()}
+    if pool is not None and loaded.sweep.benchmark is not None:
+        files[_inside(loaded.sweep.benchmark.pool, "benchmark.pool")] = pool
     try:
         from flaxcomp.schedule.controller import acquire
         from flaxcomp.schedule.run_folder import check_writable
@@ -64,12 +67,12 @@ def command(sweep: Path, target_file: Path, out: Path | None, overrides: tuple[s
     click.echo(f"{len(trials)} trials handed to {target.jobs} as job {job}\nFollow them: flaxcomp status {paths.root}")
 
 
-def _inside(pool: str) -> str:
-    """The pool's path within the job's folder.
+def _inside(path: str, key: str) -> str:
+    """A path in the sweep within the job's folder.
 
     Raises:
         UserError: it leads out of a folder, so that it would not be found there.
     """
-    if Path(pool).is_absolute() or ".." in Path(pool).parts:
-        raise UserError(f"benchmark.pool must be a relative path without `..` for a submitted sweep, got {pool!r}")
-    return pool
+    if Path(path).expanduser().is_absolute() or ".." in Path(path).parts:
+        raise UserError(f"{key} must be a relative path without `..` for a submitted sweep, got {path!r}")
+    return path
