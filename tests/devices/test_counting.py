@@ -21,6 +21,11 @@ from parts import require
 ONCE = Protocol(name="once", rounds=1, warmup_s=0.0, runs=5)
 
 
+@pytest.fixture(autouse=True)
+def _own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAXCOMP_CACHE", str(tmp_path / "locks"))
+
+
 def program(path: Path, text: str) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"#!/bin/sh\n{text}\n")

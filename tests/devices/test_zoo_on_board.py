@@ -42,7 +42,10 @@ def test_every_architecture_is_measured() -> None:
 
 
 @pytest.mark.device
-def test_two_rows_on_the_board(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_two_rows_on_the_board(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLAXCOMP_CACHE", str(tmp_path / "locks"))
     cache = emulated_cache(tmp_path_factory)
     notes: list[str] = []
     require(counting.plugin_options(Path(cache) / "emulated", notes.append), "; ".join(notes))
