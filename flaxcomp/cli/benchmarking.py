@@ -135,10 +135,12 @@ def print_table(rows: Sequence[Row], console: "Console") -> None:
         table.add_column("trial", overflow="fold")
         table.add_column("precision")
         memory = "emulator's MiB" if emulated else "peak MiB"
-        for heading in ("KiB", f"{group[0]['statistic']} ms", "95 % interval", memory, "output"):
+        counted = any(row["instructions"] for row in group)
+        headings = ("KiB", f"{group[0]['statistic']} ms", "95 % interval", memory, "output")
+        for heading in (*headings, "instructions") if counted else headings:
             table.add_column(heading, justify="right", no_wrap=True)
         for row in sorted(group, key=lambda row: float(row["latency_ms"])):
-            table.add_row(*_cells(row))
+            table.add_row(*_cells(row), *([f"{row['instructions'] or 0:,}"] if counted else []))
         console.print(table)
 
 

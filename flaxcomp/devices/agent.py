@@ -7,6 +7,8 @@ Jobs (bytes are base64, arrays are in C order):
     {"task": "facts"} -> {"python", "machine", "runtime", "cpu"}
     {"task": "measure", "model", "sha256", "threads", "warmup_s", "runs", "limit_s", "cases"} -> {"runtime", "load_ms",
         "samples_ms", "baseline_memory_bytes", "peak_memory_bytes", "max_output_error"}
+    {"task": "count", "model", "sha256", "runs", "cases"} -> {"runtime", "instructions", "overhead"}: what each of `runs` single
+        invocations executes, with one thread, and as often what counting itself does; under an emulator that counts, see COUNTS
 `model` is a file name in the agent's own folder. A case is {"inputs": [bytes], "outputs": [{"data": bytes, "dtype"}]}, one
 entry a tensor; the first case's inputs are those that are timed. Whatever goes wrong arrives as {"error": {"kind", "message"}}.
 """
@@ -14,6 +16,7 @@ entry a tensor; the first case's inputs are those that are timed. Whatever goes 
 from __future__ import annotations
 
 import base64
+import contextlib
 import gc
 import hashlib
 import importlib
@@ -23,15 +26,17 @@ import platform
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow.lite")
 MIN_RUNS = 5  # taken even when `limit_s` is over
+COUNTS = "FLAXCOMP_COUNTS"  # names the file to which the emulator adds a line, the instructions so far, at every call of getsid
 
 
 class RefusedError(Exception):
-    """A job that cannot be done. `kind` tells the causes apart: no_runtime, wrong_file, bad_model, bad_job."""
+    """A job that cannot be done. `kind` tells the causes apart: no_runtime, no_counter, wrong_file, bad_model, bad_job."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -161,13 +166,22 @@ def timed_runs(interpreter: Any, warmup_s: float, runs: int, limit_s: float | No
     return samples
 
 
+@contextlib.contextmanager
+def refusing(runtime: str) -> Iterator[None]:
+    """Refuse a model that the runtime cannot run."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError) as failure:  # what the runtimes raise
+        raise RefusedError("bad_model", f"{runtime}: {failure}") from failure
+
+
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Load the model, check its outputs, time it."""
     path = checked_model(job)
     interpreter_class, runtime = load_runtime()
     baseline = peak_memory_bytes()
     cases = job.get("cases") or []
-    try:
+    with refusing(runtime):
         start = time.perf_counter_ns()
         interpreter = interpreter_class(model_path=path, num_threads=job["threads"])
         interpreter.allocate_tensors()
@@ -175,8 +189,6 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         error = output_error(interpreter, cases)
         set_inputs(interpreter, cases[0] if cases else None)
         samples = timed_runs(interpreter, job["warmup_s"], job["runs"], job.get("limit_s"))
-    except (RuntimeError, ValueError, TypeError) as failure:  # what the runtimes raise for a model they cannot run
-        raise RefusedError("bad_model", f"{runtime}: {failure}") from failure
     return {
         "runtime": runtime,
         "load_ms": load_ms,
@@ -185,6 +197,36 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         "peak_memory_bytes": peak_memory_bytes(),
         "max_output_error": error,  # may be infinite, which Python writes and reads as Infinity
     }
+
+
+def count(job: dict[str, Any]) -> dict[str, Any]:
+    """Count the instructions of single invocations after a first one, which may prepare what later ones use."""
+    path = checked_model(job)
+    interpreter_class, runtime = load_runtime()
+    with refusing(runtime):
+        interpreter = interpreter_class(model_path=path, num_threads=1)
+        interpreter.allocate_tensors()
+        set_inputs(interpreter, next(iter(job.get("cases") or ()), None))
+        interpreter.invoke()
+    gc.collect()
+    gc.disable()
+    runs = job["runs"]
+    marked_calls(lambda: None, runs)
+    marked_calls(interpreter.invoke, runs)
+    totals = [int(line) for line in read(os.environ.get(COUNTS, "")).split()]
+    if len(totals) != 2 * (runs + 1):
+        raise RefusedError("no_counter", f"the emulator wrote {len(totals)} totals, expected {2 * (runs + 1)}")
+    executed = [after - before for before, after in zip(totals, totals[1:])]  # noqa: B905, RUF007 (Python 3.9)
+    return {"runtime": runtime, "instructions": executed[runs + 1 :], "overhead": executed[:runs]}
+
+
+def marked_calls(call: Callable[[], Any], times: int) -> None:
+    """Let the emulator note the instructions so far before the first, between and after the last of so many calls."""
+    mark = os.getsid
+    for _ in range(times):
+        mark(0)
+        call()
+    mark(0)
 
 
 def facts(_job: dict[str, Any]) -> dict[str, Any]:
@@ -197,7 +239,7 @@ def answer(text: str) -> dict[str, Any]:
     """Return the answer to a job given as JSON text."""
     try:
         job = json.loads(text)
-        task = {"facts": facts, "measure": measure}.get(job["task"])
+        task = {"facts": facts, "measure": measure, "count": count}.get(job["task"])
         if task is None:
             raise RefusedError("bad_job", f"unknown task {job['task']!r}")
         return task(job)

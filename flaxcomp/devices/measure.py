@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -20,6 +20,9 @@ from flaxcomp.devices.transports import DeviceError, DeviceOptions, Facts, Trans
 from flaxcomp.errors import MissingPackageError, UserError
 
 Row = dict[str, Any]
+COUNTING_PROCESSES, COUNTED_RUNS = 2, 3  # equal to the instruction, as a rule; the second process is there to show it
+COUNTS_AGREE = 1e-3
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,16 @@ class _Answer(msgspec.Struct, frozen=True):
     max_output_error: float
 
 
+class _Counted(msgspec.Struct, frozen=True):
+    """What the agent says about one process that counted; see there."""
+
+    instructions: Annotated[list[int], msgspec.Meta(min_length=1)]
+    overhead: Annotated[list[int], msgspec.Meta(min_length=1)]
+
+    def of_an_inference(self) -> int:
+        return round(float(np.median(self.instructions) - np.median(self.overhead)))
+
+
 @dataclass
 class _Session:
     """One device while it is measured."""
@@ -85,6 +98,7 @@ class _Session:
     transport: Transport
     facts: Facts
     results: dict[str, list[_Answer]] = field(default_factory=dict)  # by artifact, one a round
+    counted: dict[str, list[int]] = field(default_factory=dict)  # by artifact, instructions of an inference, one a process
     failed: set[str] = field(default_factory=set)
     faults_in_a_row: int = 0
 
@@ -112,7 +126,8 @@ def measure(
         rows: `trial, artifact, precision, size_bytes, device, device_model, emulated, latency_ms, latency_ci_low,
         latency_ci_high, ci_unit, peak_memory_bytes, peak_memory_of, baseline_memory_bytes (without the model), load_ms,
         max_output_error, output_flagged, protocol, statistic, threads, runtime, machine, samples_ms (a list a process),
-        measured_at`.
+        instructions (of an inference with one thread; None where the device does not count), instructions_counted (a number a
+        process), measured_at`.
     """
     observer = observer or Observer()
     references = _references(subjects, seed, observer)
@@ -185,6 +200,7 @@ def _measure_device(
                         observer.on_failure(Failure(device.name, subject, error.kind, str(error)))
                 else:
                     if len(session.results[artifact]) == protocol.rounds:
+                        session.counted[artifact] = _count(session, same[0], references[artifact], observer)
                         yield from (_row(session, subject, references[artifact], protocol, seed) for subject in same)
             done += 1
             observer.on_progress(device.name, done, total)
@@ -207,7 +223,7 @@ def _run_once(session: _Session, subject: Subject, expected: Reference, protocol
     }
     try:
         session.transport.put(subject.path, name)
-        answer = _read(session.transport.run(job, device.timeout_s + protocol.warmup_s))
+        answer = _read(session.transport.run(job, device.timeout_s + protocol.warmup_s), _Answer)
     except DeviceError as error:
         session.faults_in_a_row = session.faults_in_a_row + 1 if error.blames_device else 0
         raise
@@ -219,16 +235,35 @@ def _run_once(session: _Session, subject: Subject, expected: Reference, protocol
     session.results.setdefault(subject.artifact, []).append(answer)
 
 
-def _read(answer: dict[str, Any]) -> _Answer:
+def _count(session: _Session, subject: Subject, expected: Reference, observer: Observer) -> list[int]:
+    """Return the instructions of an inference in each of several fresh processes; [] where they cannot be had, with a note."""
+    device, counted = session.device, list[int]()
+    job: dict[str, Any] = {"task": "count", "model": f"{subject.artifact}.tflite", "sha256": subject.artifact}
+    job |= {"runs": COUNTED_RUNS, "cases": expected.cases[:1]}
     try:
-        return msgspec.convert(answer, _Answer)
+        for _ in range(COUNTING_PROCESSES):
+            answer = session.transport.count(job, device.timeout_s)
+            if answer is None:
+                return []
+            counted.append(_read(answer, _Counted).of_an_inference())
+    except DeviceError as error:
+        observer.on_note(f"{device.name} ({subject.path.name}): instructions were not counted: {error.kind}: {error}")
+        return []
+    if max(counted) - min(counted) > COUNTS_AGREE * min(counted):
+        observer.on_note(f"{device.name} ({subject.path.name}): two processes counted unlike instructions: {counted}")
+    return counted
+
+
+def _read(answer: dict[str, Any], kind: type[Answer]) -> Answer:
+    try:
+        return msgspec.convert(answer, kind)
     except msgspec.ValidationError as error:
         raise DeviceError("garbage", f"not a result of the agent: {error}") from error
 
 
 def _row(session: _Session, subject: Subject, expected: Reference, protocol: Protocol, seed: int) -> Row:
     device, facts, answers = session.device, session.facts, session.results[subject.artifact]
-    samples = [answer.samples_ms for answer in answers]
+    samples, counted = [answer.samples_ms for answer in answers], session.counted[subject.artifact]
     latency = statistics.summarise(samples, protocol.statistic, seed)
     error = max(answer.max_output_error for answer in answers)
     return {
@@ -255,5 +290,7 @@ def _row(session: _Session, subject: Subject, expected: Reference, protocol: Pro
         "runtime": facts.runtime,
         "machine": facts.machine,
         "samples_ms": samples,
+        "instructions": round(float(np.median(counted))) if counted else None,
+        "instructions_counted": counted,
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -78,6 +78,7 @@ class HostTransport(Transport):
         threads: processors that it is bound to.
         device_model: None: what the agent says.
         emulator: its name and version, None for a native process.
+        counting: the command under a counter of instructions; None: they are not counted.
     """
 
     lock = "this-machine"
@@ -90,9 +91,10 @@ class HostTransport(Transport):
         threads: int,
         device_model: str | None = None,
         emulator: str | None = None,
+        counting: Sequence[str] | None = None,
     ) -> None:
         self.command, self.environment, self.threads = list(command), dict(environment), threads
-        self.device_model, self.emulator = device_model, emulator
+        self.device_model, self.emulator, self.counting = device_model, emulator, counting
         self.folder = Path(tempfile.mkdtemp(prefix="flaxcomp-device-"))
         self.put(AGENT_FILE, agent_name())
 
@@ -113,6 +115,14 @@ class HostTransport(Transport):
     def run(self, job: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         command = [*self.command, str(self.folder / agent_name())]
         return run_agent(command, job, timeout_s, environment=self.environment, threads=self.threads)
+
+    def count(self, job: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
+        if self.counting is None:
+            return None
+        # With a seed of its own every process would hash, and so execute, a little differently.
+        more = {agent.COUNTS: str(self.folder / "counts"), "PYTHONHASHSEED": "0"}
+        command = [*self.counting, str(self.folder / agent_name())]
+        return run_agent(command, job, timeout_s, environment=self.environment | more, threads=1)
 
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

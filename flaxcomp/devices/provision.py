@@ -38,10 +38,10 @@ class Board:
 
     folder: Path
 
-    def command(self, qemu: str, cpu: str) -> list[str]:
-        """What runs a Python file on the board."""
+    def command(self, qemu: str, cpu: str, options: Sequence[str] = ()) -> list[str]:
+        """What runs a Python file on the board; `options` are more of the emulator's."""
         root = self.folder / "root"
-        return [qemu, "-cpu", cpu, "-L", str(root), str(next((root / "usr" / "bin").glob("python3.*")))]
+        return [qemu, *options, "-cpu", cpu, "-L", str(root), str(next((root / "usr" / "bin").glob("python3.*")))]
 
     def environment(self, write_bytecode: bool = False) -> dict[str, str]:
         """All of the environment of the board's processes."""

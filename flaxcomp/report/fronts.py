@@ -13,7 +13,7 @@ from flaxcomp.sweep.expressions import compile_expression
 from flaxcomp.sweep.spec import Metric
 
 # What a device says. Such figures are compared only within one setting.
-MEASURED = ("latency_ms", "latency_ci_low", "latency_ci_high", "peak_memory_bytes")
+MEASURED = ("latency_ms", "latency_ci_low", "latency_ci_high", "peak_memory_bytes", "instructions")
 
 
 @dataclass(frozen=True, order=True)

@@ -93,6 +93,7 @@ _LABELS: dict[str, str] = {
     "size_bytes": "File size",
     "latency_ms": "Latency",
     "peak_memory_bytes": "Peak memory",
+    "instructions": "Instructions",
     "train_seconds": "Training time",
     "val_loss": "Validation loss",
     "train_loss": "Training loss",
@@ -113,7 +114,7 @@ def quantity(name: str, metrics: Iterable[Metric] = ()) -> Quantity:
 def _kind(name: str) -> Kind:
     if name.endswith(("accuracy", "accuracy_drop", "precision", "recall", "_f1")) or name == "comp_rate":
         return "share"
-    if name.endswith("params") or name == "macs":
+    if name.endswith("params") or name in ("macs", "instructions"):
         return "count"
     if name.endswith("_bytes"):
         return "bytes"

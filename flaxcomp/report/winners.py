@@ -9,7 +9,8 @@ from flaxcomp.sweep.expressions import compile_expression
 from flaxcomp.sweep.spec import Metric
 
 # What training knows that goes with a figure which only files and devices will have.
-STAND_INS = {"size_bytes": "params", "latency_ms": "macs", "peak_memory_bytes": "params", "accuracy": "val_accuracy"}
+STAND_INS = {"size_bytes": "params", "latency_ms": "macs", "instructions": "macs", "peak_memory_bytes": "params",
+             "accuracy": "val_accuracy"}  # fmt: skip
 _BEST = re.compile(r"best:([1-9][0-9]*)")
 
 

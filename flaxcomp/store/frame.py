@@ -11,7 +11,7 @@ Row = dict[str, Any]
 TRIAL_COLUMNS = ("status", "params", "trainable_params", "macs", "test_accuracy", "test_precision", "test_recall", "test_f1",
                  "val_accuracy", "train_seconds")  # fmt: skip
 MEASUREMENT_COLUMNS = ("artifact", "precision", "size_bytes", "accuracy", "accuracy_drop", "device", "device_model", "emulated",
-                       "latency_ms", "latency_ci_low", "latency_ci_high", "peak_memory_bytes")  # fmt: skip
+                       "latency_ms", "latency_ci_low", "latency_ci_high", "peak_memory_bytes", "instructions")  # fmt: skip
 
 
 @dataclass(frozen=True)

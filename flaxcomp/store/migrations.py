@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 Migration = Callable[["Connection"], None]
 
-MIGRATIONS: Sequence[Migration] = ()
+
+def add_instructions(connection: "Connection") -> None:
+    """1 to 2: figures have a count of instructions."""
+    connection.exec_driver_sql("ALTER TABLE measurements ADD COLUMN instructions BIGINT")
+
+
+MIGRATIONS: Sequence[Migration] = (add_instructions,)
 
 
 def schema_version() -> int:

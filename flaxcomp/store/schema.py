@@ -184,6 +184,7 @@ measurements = Table(
     Column("latency_ci_low", Double),
     Column("latency_ci_high", Double),
     Column("peak_memory_bytes", BigInteger),
+    Column("instructions", BigInteger),
     Column("extra", Text),
 )
 

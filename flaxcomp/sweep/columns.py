@@ -11,7 +11,7 @@ from flaxcomp.sweep.spec import TrialConfig
 RESULT_COLUMNS = (
     *("status", "params", "trainable_params", "macs", "test_accuracy", "test_precision", "test_recall", "test_f1"),
     *("val_accuracy", "train_seconds", "artifact", "precision", "size_bytes", "accuracy", "accuracy_drop", "device"),
-    *("device_model", "emulated", "latency_ms", "latency_ci_low", "latency_ci_high", "peak_memory_bytes"),
+    *("device_model", "emulated", "latency_ms", "latency_ci_low", "latency_ci_high", "peak_memory_bytes", "instructions"),
 )
 
 _OTHERS = ("distill.teacher.", "train.init_from.trial.")  # before the columns of trainings that a trial needs

@@ -31,6 +31,7 @@ class Options(DeviceOptions, frozen=True):
 
 
 BEHAVIOUR: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+COUNTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # what devices that count instructions answer
 JOBS: list[tuple[str, str]] = []  # (device, artifact) in the order they ran
 
 
@@ -55,6 +56,9 @@ class Scripted(Transport):
         JOBS.append((self.name, job["sha256"]))
         return BEHAVIOUR.get(self.name, well)(job)
 
+    def count(self, job: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
+        return COUNTS[self.name](job) if self.name in COUNTS else None
+
     def close(self) -> None: ...
 
 
@@ -71,6 +75,7 @@ def dies(job: dict[str, Any]) -> dict[str, Any]:
 def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAXCOMP_CACHE", str(tmp_path / "cache"))
     BEHAVIOUR.clear()
+    COUNTS.clear()
     JOBS.clear()
 
 
@@ -245,3 +250,35 @@ def test_two_benches_do_not_measure_at_once() -> None:
     other.join(30)
     assert len(rows) == 1
     assert notes == [f"a: waiting for process {os.getpid()}, which measures on it"]
+
+
+def counts(device: str, *answers: Any) -> tuple[dict[str, Any], list[str]]:
+    """Measure one file on a device that answers the jobs that count like this; return the row and the notes."""
+    left = iter(answers)
+    COUNTS[device] = lambda _: next(left)
+    notes: list[str] = []
+    (row,) = measure(Pool((Options(name=device),)), [FLOAT32], FAST, observer=Observer(on_note=notes.append))
+    return row, notes
+
+
+def test_instructions_are_those_of_an_inference_without_the_counting() -> None:
+    first = {"instructions": [12_345, 10_010, 10_020], "overhead": [10, 10, 900]}
+    row, notes = counts("a", first, {"instructions": [10_012], "overhead": [10]})
+    assert (row["instructions"], row["instructions_counted"], notes) == (10_006, [10_010, 10_002], [])
+
+
+def test_processes_that_count_unlike_are_noted() -> None:
+    row, notes = counts("a", {"instructions": [1010], "overhead": [10]}, {"instructions": [1020], "overhead": [10]})
+    assert row["instructions"] == 1005
+    assert notes == ["a (float32.tflite): two processes counted unlike instructions: [1000, 1010]"]
+
+
+def test_a_counter_that_fails_leaves_the_latency() -> None:
+    row, notes = counts("a", {"instructions": [1010], "overhead": [10]}, {"instructions": "many"})
+    assert (row["instructions"], row["instructions_counted"], row["latency_ms"]) == (None, [], 2.0)
+    assert notes[0].startswith("a (float32.tflite): instructions were not counted: garbage: ")
+
+
+def test_a_device_that_does_not_count_says_nothing() -> None:
+    row = next(measure(local_pool(), [FLOAT32], FAST, observer=Observer(on_note=pytest.fail)))
+    assert (row["instructions"], row["instructions_counted"]) == (None, [])

@@ -13,6 +13,7 @@ from flaxcomp.store.records import Store
 from run_stores import Runs, trial
 
 pytest_plugins = ("store_fixtures",)
+REAL = migrations.MIGRATIONS
 
 
 def add_colour(connection: sa.Connection) -> None:
@@ -33,8 +34,9 @@ def fail(connection: sa.Connection) -> None:
 
 
 @pytest.fixture
-def old(runs: Runs) -> Runs:
-    """A run of schema version 1, as this flaxcomp's first version makes it."""
+def old(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """A run of schema version 1; later versions are those that a test makes up."""
+    monkeypatch.setattr(migrations, "MIGRATIONS", ())
     store = runs.create()
     lease = store.acquire(host="h", pid=1)
     store.add_trials(lease, [trial("a")])
@@ -46,6 +48,20 @@ def colour_and_version(runs: Runs) -> tuple[str, int]:
     store = runs.open()
     (row,) = store.table("runs", order="name")
     return row.get("colour", "no column"), store.schema_version()
+
+
+def test_a_store_of_the_first_version_becomes_one_of_today(old: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    old.close()
+    database = connect(old.paths, old.url, None)
+    with database.transaction() as connection:
+        connection.exec_driver_sql("ALTER TABLE measurements DROP COLUMN instructions")
+    database.close()
+    monkeypatch.setattr(migrations, "MIGRATIONS", REAL)
+    store = old.create()
+    assert store.schema_version() == 1 + len(REAL)
+    lease = store.acquire(host="h", pid=1)
+    store.add_measurement(lease, {"trial": "a", "artifact": "f", "device": "d", "protocol": "p", "instructions": 2**40})
+    assert store.frame().measurements[0]["instructions"] == 2**40
 
 
 def test_the_first_version_is_one(old: Runs) -> None:

@@ -49,7 +49,8 @@ class DeviceError(Exception):
 
     Args:
         kind: unreachable, timeout, died (the agent ended without an answer), garbage (it answered something else than a
-            result), or what the agent refused with: wrong_file, no_runtime, bad_model, bad_job, crashed.
+            result), or what the agent refused with: wrong_file, no_runtime, no_counter, bad_model,
+            bad_job, crashed.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -78,6 +79,13 @@ class Transport(ABC):
     @abstractmethod
     def run(self, job: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """Run one job in a fresh process of the agent and return its answer. Raises DeviceError."""
+
+    def count(self, _job: dict[str, Any], _timeout_s: float) -> dict[str, Any] | None:
+        """Run one job of the task `count` in a fresh process under a counter of instructions. Raises DeviceError.
+
+        None where the device has none, or its options do not ask for one.
+        """
+        return None
 
     @abstractmethod
     def close(self) -> None:

@@ -18,7 +18,7 @@ ORDER = 10
 
 # Offered beside the sweep's own metrics, as far as there are figures.
 _OFFERED = ("val_accuracy", "test_accuracy", "test_f1", "comp_rate", "trainable_params", "params", "macs", "train_seconds",
-            "accuracy", "size_bytes", "latency_ms", "peak_memory_bytes")  # fmt: skip
+            "accuracy", "size_bytes", "latency_ms", "peak_memory_bytes", "instructions")  # fmt: skip
 _LEVELS: tuple[Level, ...] = ("trial", "artifact", "measurement")
 _KINDS = ("on the front", "beaten", "out of the running")
 

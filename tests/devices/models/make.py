@@ -1,4 +1,5 @@
-"""Makes float32.tflite and int8.tflite beside itself: a strided convolution, a mean and a dense layer, 8x8x1 to 10.
+"""Makes float32.tflite and int8.tflite beside itself: a strided convolution, a mean and a dense layer, 8x8x1 to 10;
+and conv8.tflite and conv32.tflite: a 3x3 convolution from 16x16x4 to so many channels, float32.
 
 python tests/devices/models/make.py
 """
@@ -27,8 +28,13 @@ def images() -> Iterator[list[Any]]:
         yield [RNG.normal(0, 1, (1, 8, 8, 1)).astype("float32")]
 
 
-def convert(int8: bool) -> bytes:
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([network.get_concrete_function()])
+def convolution(channels: int) -> Any:
+    kernel = RNG.normal(0, 0.2, (3, 3, 4, channels)).astype("float32")
+    return tf.function(lambda image: tf.nn.conv2d(image, kernel, 1, "SAME"), input_signature=[tf.TensorSpec((1, 16, 16, 4))])
+
+
+def convert(function: Any, int8: bool = False) -> bytes:
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
     if int8:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = images
@@ -40,4 +46,6 @@ def convert(int8: bool) -> bytes:
 
 if __name__ == "__main__":
     for name in ("float32", "int8"):
-        Path(__file__).with_name(f"{name}.tflite").write_bytes(convert(name == "int8"))
+        Path(__file__).with_name(f"{name}.tflite").write_bytes(convert(network, name == "int8"))
+    for channels in (8, 32):
+        Path(__file__).with_name(f"conv{channels}.tflite").write_bytes(convert(convolution(channels)))
