@@ -1,7 +1,8 @@
 """GoogLeNet, Inception v1 (Szegedy et al. 2015, table 1), and its form for small images.
 
 An inception module puts four branches side by side: 1x1, 1x1 then 3x3, 1x1 then 5x5, max-pool then 1x1; ReLU after every
-convolution. Two auxiliary heads on modules 4a and 4d help training and are left out otherwise.
+convolution. Two auxiliary heads on modules 4a and 4d can help training; they run in training mode only. The default is the
+network whose size torchvision publishes, here that without heads (with them `{auxiliary: true}` has 13,004,888 parameters).
 
 Defaults are those of the weights that Google released (TF-Slim's inception_v1, torchvision's googlenet): batch norm, and 3x3
 kernels where the paper has 5x5. The paper's own: `{norm: none, large_kernel: 5}`. Its local response normalisation is left out:

@@ -1,7 +1,9 @@
 """Inception v3 (Szegedy et al. 2016, table 1), with its auxiliary classifier.
 
 Eleven mixed blocks, each a concatenation of branches of batch-normalised convolutions, on 35x35, 17x17 and 8x8 positions of
-a 299x299 image. Layers and their order are those of keras.applications and torchvision, which agree.
+a 299x299 image. Layers and their order are those of keras.applications and torchvision, which agree. The default is the
+network whose size torchvision publishes, here that with the auxiliary classifier: 27,161,264 parameters, 23,834,568 without
+(`auxiliary: false`, which images below 299x299 need).
 """
 
 from typing import Annotated, Literal, NamedTuple

@@ -53,10 +53,10 @@ def plain_forms() -> Iterator[None]:
 
 
 class Conv(nnx.Conv):
-    """`flax.nnx.Conv`, NHWC and HWIO, that can also be computed as matrix products."""
+    """`flax.nnx.Conv`, NHWC and HWIO, that can also be computed as matrix products; a masked kernel takes the plain form."""
 
     def __call__(self, inputs: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
-        form = self._form(inputs.shape) if _fast.get() else None
+        form = self._form(inputs.shape) if _fast.get() and not (args or kwargs) else None
         if form is None:
             out: jax.Array = super().__call__(inputs, *args, **kwargs)
             return out

@@ -44,9 +44,9 @@ def default_widths(config: ShuffleNetV1) -> tuple[int, ...]:
         UserError: blocks that three stages cannot share equally, or a first stage no wider than the first convolution.
     """
     if config.layout == "imagenet":
-        stem, *stages = (
-            _grouped(int(channels * config.width_multiplier), config.groups) for channels in (24, *_STAGES[config.groups])
-        )
+        multiplier = config.width_multiplier
+        stem, *stages = (_grouped(int(channels * multiplier), config.groups) for channels in (24, *_STAGES[config.groups]))
+        stem = 24 if multiplier == 1.5 else stem  # as in the authors' code
     else:
         stem, *stages = 16, config.width, 2 * config.width, 4 * config.width
     if not 0 < stem < stages[0]:

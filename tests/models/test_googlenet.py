@@ -17,7 +17,7 @@ PAPER = {"name": NAME, "norm": "none", "large_kernel": 5}
 
 @pytest.mark.parametrize(("options", "params"), [
     ({}, 6_624_904),  # torchvision's GoogLeNet_Weights: num_params
-    ({"auxiliary": True}, 13_004_888),  # torchvision's googlenet(aux_logits=True), the network of the tests below
+    ({"auxiliary": True}, 13_004_888),  # torchvision's googlenet(aux_logits=True)
     ({"norm": "none", "large_kernel": 5}, 6_998_552),  # the paper's table 1 with biases, Caffe's bvlc_googlenet
     ({"norm": "none", "large_kernel": 5, "auxiliary": True}, 13_378_280),  # the same with both heads
 ])  # fmt: skip
