@@ -25,7 +25,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from flaxcomp.errors import UserError
-from flaxcomp.models.config import Classifier, Count, Shape, Share
+from flaxcomp.models.config import Classifier, Count, Shape, Share, check_halvings, check_number_of_widths
 
 
 class CondenseNet(Classifier, frozen=True, kw_only=True):
@@ -53,9 +53,7 @@ class CondenseNet(Classifier, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         wanted = default_widths(self)
-        if self.widths and len(self.widths) != len(wanted):
-            raise UserError(f"condensenet.widths: layout {self.layout}, depth {self.depth} has {len(wanted)} free widths, "
-                            f"got {len(self.widths)}")  # fmt: skip
+        check_number_of_widths("condensenet", self.widths, wanted)
         c, *layers = self.widths or wanted
         for i, (inside, growth) in enumerate(zip(layers[::2], layers[1::2], strict=True), 1):
             for channels, what, divisor in (
@@ -121,11 +119,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flaxcomp.models.densenet import NormConv
-from flaxcomp.models.layers import BatchNorm, Conv, Dense, Dropout, avg_pool, channel_shuffle, flatten, global_avg_pool
-
-_HE = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")  # as in the authors' code
-_LOGITS = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's dense layer; its bias starts at 0 there
+from flaxcomp.models.layers import (
+    HE_FAN_OUT,
+    TORCH_DENSE,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    NormConv,
+    avg_pool,
+    channel_shuffle,
+    flatten,
+    global_avg_pool,
+)
 
 
 class Mask(nnx.Variable[jax.Array]):
@@ -142,7 +148,7 @@ class LearnedGroupConv(nnx.Module):
     def __init__(self, c_in: int, c_out: int, config: CondenseNet, rngs: nnx.Rngs) -> None:
         self.bn = BatchNorm(c_in, momentum=0.9, rngs=rngs)
         self.dropout = Dropout(config.dropout)
-        self.kernel = nnx.Param(_HE(rngs.params(), (1, 1, c_in, c_out)))
+        self.kernel = nnx.Param(HE_FAN_OUT(rngs.params(), (1, 1, c_in, c_out)))
         self.mask = Mask(jnp.ones((1, 1, c_in, c_out)))
         self.groups, self.factor = config.groups, factor(config)
 
@@ -163,7 +169,7 @@ class _IndexedGroupConv(nnx.Module):
         self.index = Index(jnp.arange(kept * config.groups, dtype=jnp.int32) % c_in)
         self.dropout = Dropout(config.dropout)
         self.conv = Conv(kept * config.groups, c_out, (1, 1), feature_group_count=config.groups, use_bias=False,
-                         kernel_init=_HE, rngs=rngs)  # fmt: skip
+                         kernel_init=HE_FAN_OUT, rngs=rngs)  # fmt: skip
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
         x = self.dropout(nnx.relu(self.bn(x)), rngs=rngs)
@@ -185,7 +191,7 @@ class _Network(nnx.Module):
         widths = iter(config.widths or default_widths(config))
         c = next(widths)
         strided: dict[str, Any] = {"strides": (2, 2), "padding": ((1, 1), (1, 1))} if config.layout == "imagenet" else {}
-        self.stem = Conv(channels, c, (3, 3), use_bias=False, kernel_init=_HE, rngs=rngs, **strided)
+        self.stem = Conv(channels, c, (3, 3), use_bias=False, kernel_init=HE_FAN_OUT, rngs=rngs, **strided)
         blocks = []
         for count in layers_of(config):
             layers = []
@@ -198,7 +204,7 @@ class _Network(nnx.Module):
         self.bn = BatchNorm(c, momentum=0.9, rngs=rngs)
         kept = _kept_features(config, c)
         self.index = nnx.data(Index(jnp.arange(kept, dtype=jnp.int32)) if kept < c else None)
-        self.logits = Dense(kept, num_classes, kernel_init=_LOGITS, rngs=rngs)
+        self.logits = Dense(kept, num_classes, kernel_init=TORCH_DENSE, rngs=rngs)
         self.config = config
 
     def before_step(self, step: jax.Array, steps: int) -> None:
@@ -222,7 +228,7 @@ class _Network(nnx.Module):
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         x = self.stem(x)
         for i, block in enumerate(self.blocks):
-            x = avg_pool(x, 2).astype(x.dtype) if i else x  # pooling gives float32 for bfloat16
+            x = avg_pool(x, 2) if i else x
             for layer in block:
                 x = layer(x, rngs)
         x = flatten(global_avg_pool(nnx.relu(self.bn(x))))
@@ -343,9 +349,6 @@ def build(config: CondenseNet, input_shape: Shape, num_classes: int, rngs: nnx.R
     height, width, channels = input_shape
     if config.layout == "imagenet":
         height, width = (height + 1) // 2, (width + 1) // 2
-    for block in range(2, len(layers_of(config)) + 1):
-        if min(height, width) < 2:
-            raise UserError(f"condensenet: block {block} halves what it is given, which must be 2x2 pixels at least; an input "
-                            f"of {input_shape[0]}x{input_shape[1]} gives it {height}x{width}")  # fmt: skip
-        height, width = height // 2, width // 2
+    blocks = [f"block {block}" for block in range(2, len(layers_of(config)) + 1)]
+    check_halvings("condensenet", input_shape, (height, width), blocks, up=False)
     return _Network(config, channels, num_classes, rngs)

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from flaxcomp.errors import UserError
-from flaxcomp.models.config import Classifier, Count, Shape, Share
+from flaxcomp.models.config import Classifier, Count, Shape, Share, check_halvings
 
 _IMAGENET = {121: (6, 12, 24, 16), 161: (6, 12, 36, 24), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}  # layers a block
 
@@ -40,12 +40,6 @@ class DenseNet(Classifier, frozen=True, kw_only=True):
     dropout: Share = 0.0  # share dropped after every convolution but the first (0.2 as published, without augmentation)
     widths: tuple[Count, ...] = ()  # () = as the other options say
 
-    def __post_init__(self) -> None:
-        wanted = len(default_widths(self))
-        if self.widths and len(self.widths) != wanted:
-            raise UserError(f"densenet.widths: layout {self.layout}, depth {self.depth} has {wanted} free widths, "
-                            f"got {len(self.widths)}")  # fmt: skip
-
 
 def default_widths(config: DenseNet) -> tuple[int, ...]:
     """The channels of all free layers, in the order that `DenseNet` tells."""
@@ -61,7 +55,7 @@ def default_widths(config: DenseNet) -> tuple[int, ...]:
             c = int(c * config.compression)
             widths.append(c)
     if min(widths) < 1:
-        raise UserError(f"densenet.compression: a transition must keep a channel at least, got {config.compression}")
+        raise UserError(f"model.compression of densenet: a transition must keep a channel at least, got {config.compression}")
     return tuple(widths)
 
 
@@ -73,13 +67,16 @@ def layers_of(config: DenseNet) -> tuple[int, ...]:
     """
     if config.layout == "imagenet":
         if config.depth not in _IMAGENET or not config.bottleneck:
-            raise UserError(f"densenet.depth: layout imagenet has bottlenecks and {', '.join(map(str, _IMAGENET))} layers, "
+            depths = ", ".join(map(str, _IMAGENET))
+            raise UserError(f"model.depth of densenet: layout imagenet has bottlenecks and {depths} layers, "
                             f"got bottleneck {config.bottleneck}, depth {config.depth}")  # fmt: skip
         return _IMAGENET[config.depth]
     step = 6 if config.bottleneck else 3
     if config.depth <= 4 or (config.depth - 4) % step:
         kind = "with" if config.bottleneck else "without"
-        raise UserError(f"densenet.depth: layout cifar {kind} bottlenecks has {step}n + 4 layers (40, 100), got {config.depth}")
+        raise UserError(
+            f"model.depth of densenet: layout cifar {kind} bottlenecks has {step}n + 4 layers (40, 100), got {config.depth}"
+        )
     return ((config.depth - 4) // step,) * 3
 
 
@@ -90,22 +87,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flaxcomp.models.layers import BatchNorm, Conv, ConvBN, Dense, Dropout, avg_pool, flatten, global_avg_pool, max_pool
-
-_HE = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")  # as in the authors' code
-_LOGITS = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # Torch's dense layer; its bias starts at 0 there
-
-
-class NormConv(nnx.Module):
-    """Batch norm, ReLU, square convolution without bias, dropout."""
-
-    def __init__(self, c_in: int, c_out: int, size: int, *, groups: int = 1, dropout: float = 0.0, rngs: nnx.Rngs) -> None:
-        self.bn = BatchNorm(c_in, momentum=0.9, rngs=rngs)
-        self.conv = Conv(c_in, c_out, (size, size), feature_group_count=groups, use_bias=False, kernel_init=_HE, rngs=rngs)
-        self.dropout = Dropout(dropout)
-
-    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-        return self.dropout(self.conv(nnx.relu(self.bn(x))), rngs=rngs)
+from flaxcomp.models.layers import (
+    HE_FAN_OUT,
+    TORCH_DENSE,
+    BatchNorm,
+    Conv,
+    ConvBN,
+    Dense,
+    NormConv,
+    avg_pool,
+    flatten,
+    global_avg_pool,
+    max_pool,
+)
 
 
 class _Layer(nnx.Module):
@@ -125,9 +119,9 @@ class _Network(nnx.Module):
         c = next(widths)
         self.stem: Conv | ConvBN
         if config.layout == "imagenet":
-            self.stem = ConvBN(channels, c, 7, 2, padding=((3, 3), (3, 3)), kernel_init=_HE, rngs=rngs)
+            self.stem = ConvBN(channels, c, 7, 2, padding=((3, 3), (3, 3)), kernel_init=HE_FAN_OUT, rngs=rngs)
         else:
-            self.stem = Conv(channels, c, (3, 3), use_bias=False, kernel_init=_HE, rngs=rngs)
+            self.stem = Conv(channels, c, (3, 3), use_bias=False, kernel_init=HE_FAN_OUT, rngs=rngs)
         blocks, transitions = [], []
         counts = layers_of(config)
         for i, count in enumerate(counts):
@@ -147,7 +141,7 @@ class _Network(nnx.Module):
                 c = width
         self.blocks, self.transitions = nnx.List(blocks), nnx.List(transitions)
         self.bn = BatchNorm(c, momentum=0.9, rngs=rngs)
-        self.logits = Dense(c, num_classes, kernel_init=_LOGITS, rngs=rngs)
+        self.logits = Dense(c, num_classes, kernel_init=TORCH_DENSE, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         x = self.stem(x)
@@ -157,7 +151,7 @@ class _Network(nnx.Module):
             for layer in block:
                 x = layer(x, rngs)
             if i < len(self.transitions):
-                x = avg_pool(self.transitions[i](x, rngs), 2).astype(x.dtype)  # pooling gives float32 for bfloat16
+                x = avg_pool(self.transitions[i](x, rngs), 2)
         return self.logits(flatten(global_avg_pool(nnx.relu(self.bn(x)))))
 
 
@@ -166,9 +160,6 @@ def build(config: DenseNet, input_shape: Shape, num_classes: int, rngs: nnx.Rngs
     height, width, channels = input_shape
     if config.layout == "imagenet":  # the stem and the max-pool round up, transitions down
         height, width = (height + 3) // 4, (width + 3) // 4
-    for transition in range(1, len(layers_of(config))):
-        if min(height, width) < 2:
-            raise UserError(f"densenet: transition {transition} halves what it is given, which must be 2x2 pixels at least; an "
-                            f"input of {input_shape[0]}x{input_shape[1]} gives it {height}x{width}")  # fmt: skip
-        height, width = height // 2, width // 2
+    transitions = [f"transition {i}" for i in range(1, len(layers_of(config)))]
+    check_halvings("densenet", input_shape, (height, width), transitions, up=False)
     return _Network(config, channels, num_classes, rngs)

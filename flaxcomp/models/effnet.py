@@ -18,12 +18,12 @@ The 1x1 convolution gives `expansion` / 2 times the sub-network's width; the pub
 | 2 | 151,146 | 5,640,192 |
 """
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from flaxcomp.errors import UserError
-from flaxcomp.models.config import Classifier, Count, Shape, Share
+from flaxcomp.models.config import Classifier, Count, Shape, Share, a_third
 
 
 class EffNet(Classifier, frozen=True, kw_only=True):
@@ -43,47 +43,14 @@ class EffNet(Classifier, frozen=True, kw_only=True):
     dropout: Share = 0.0  # share dropped before the logits
     widths: tuple[Count, ...] = ()
 
-    def __post_init__(self) -> None:
-        _plan(self)  # refuses what cannot be built
-
-
-class _Block(NamedTuple):
-    inner: int
-    out: int  # of the convolution with stride; 0: there is none, and `inner` channels come out
-
-
-def _plan(config: EffNet) -> tuple[int, list[_Block]]:
-    """The first convolution's channels (0: there is none) and the blocks."""
-    each, rest = divmod(config.blocks, 3)
-    if rest:
-        raise UserError(
-            f"effnet shares its blocks among three sub-networks: blocks must be a multiple of 3, got {config.blocks}"
-        )
-    blocks = []
-    for width in (config.width, 2 * config.width, 4 * config.width):
-        inner = max(1, width * config.expansion // 2)
-        blocks += [_Block(inner, 0)] * (each - 1) + [_Block(inner, 2 * width)]
-    stem = config.width if config.layout == "embedded" else 0
-    return _with_widths(stem, blocks, config.widths) if config.widths else (stem, blocks)
-
-
-def _with_widths(stem: int, blocks: list[_Block], widths: tuple[int, ...]) -> tuple[int, list[_Block]]:
-    wanted = len(_widths(stem, blocks))
-    if len(widths) != wanted:
-        raise UserError(
-            f"effnet with these options has {wanted} widths (those of the first block come first), got {len(widths)}"
-        )
-    rest = iter(widths)
-    return next(rest) if stem else 0, [_Block(next(rest), next(rest) if block.out else 0) for block in blocks]
-
-
-def _widths(stem: int, blocks: list[_Block]) -> tuple[int, ...]:
-    return tuple(width for width in (stem, *(width for block in blocks for width in block)) if width)
-
 
 def default_widths(config: EffNet) -> tuple[int, ...]:
-    """The widths in use: those given, else those that the other options ask for."""
-    return _widths(*_plan(config))
+    """The widths that the other options ask for."""
+    each = a_third("effnet", config.blocks)
+    widths = [config.width] if config.layout == "embedded" else []
+    for width in (config.width, 2 * config.width, 4 * config.width):
+        widths += [max(1, width * config.expansion // 2)] * each + [2 * width]
+    return tuple(widths)
 
 
 NAMES = {"effnet": EffNet()}
@@ -100,15 +67,16 @@ def _conv(c_in: int, c_out: int, size: tuple[int, int], groups: int, act: str | 
 
 
 class _Unit(nnx.Module):
-    def __init__(self, c_in: int, block: _Block, slope: float, rngs: nnx.Rngs) -> None:
-        inner = block.inner
+    """A block of `inner` channels; `out` of its convolution with stride, 0: there is none, and `inner` channels come out."""
+
+    def __init__(self, c_in: int, inner: int, out: int, slope: float, rngs: nnx.Rngs) -> None:
         self.pointwise = _conv(c_in, inner, (1, 1), 1, None, rngs)
         self.across = _conv(inner, inner, (1, 3), inner, "relu", rngs)
         self.down = _conv(inner, inner, (3, 1), inner, "relu", rngs)
         self.widen = nnx.data(None)
-        if block.out:
-            self.widen = Conv(inner, block.out, (1, 2), strides=(1, 2), use_bias=False, rngs=rngs)
-            self.bn = BatchNorm(block.out, momentum=0.99, epsilon=1e-3, rngs=rngs)
+        if out:
+            self.widen = Conv(inner, out, (1, 2), strides=(1, 2), use_bias=False, rngs=rngs)
+            self.bn = BatchNorm(out, momentum=0.99, epsilon=1e-3, rngs=rngs)
         self.slope = slope
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -124,13 +92,20 @@ class _Network(nnx.Module):
         height, width, channels = input_shape
         if height < 8:
             raise UserError(f"effnet's three 2x1 maxima halve the height: it must be at least 8, got {height}x{width}")
-        stem, blocks = _plan(config)
-        self.stem = nnx.data(_conv(channels, stem, (1, 1), 1, "relu", rngs) if stem else None)
-        channels, units = stem or channels, []
-        for block in blocks:
-            units.append(_Unit(channels, block, config.slope, rngs))
-            channels = block.out or block.inner
-            if block.out:
+        widths = iter(config.widths or default_widths(config))
+        self.stem = nnx.data(None)
+        if config.layout == "embedded":
+            stem = next(widths)
+            self.stem = nnx.data(_conv(channels, stem, (1, 1), 1, "relu", rngs))
+            channels = stem
+        units, each = [], a_third("effnet", config.blocks)
+        for i in range(config.blocks):
+            strided = i % each == each - 1
+            inner = next(widths)
+            out = next(widths) if strided else 0
+            units.append(_Unit(channels, inner, out, config.slope, rngs))
+            channels = out or inner
+            if strided:
                 height, width = height // 2, (width + 1) // 2
         self.units = nnx.List(units)
         self.dropout = Dropout(config.dropout)

@@ -1,7 +1,8 @@
 """GoogLeNet, Inception v1 (Szegedy et al. 2015, table 1), and its form for small images.
 
 An inception module puts four branches side by side: 1x1, 1x1 then 3x3, 1x1 then 5x5, max-pool then 1x1; ReLU after every
-convolution. Two auxiliary heads on modules 4a and 4d help training and are left out otherwise.
+convolution. Two auxiliary heads on modules 4a and 4d can help training; they run in training mode only. The default is the
+network whose size torchvision publishes, here that without heads (with them `{auxiliary: true}` has 13,004,888 parameters).
 
 Defaults are those of the weights that Google released (TF-Slim's inception_v1, torchvision's googlenet): batch norm, and 3x3
 kernels where the paper has 5x5. The paper's own: `{norm: none, large_kernel: 5}`. Its local response normalisation is left out:
@@ -12,10 +13,10 @@ Distill-Net's 1107 MFLOPs are the multiply-adds of the nine modules alone, as th
 The cifar layout, common for 32x32 images, has one 3x3 convolution of stride 1 and no max-pool before the first module.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from flaxcomp.errors import UserError
-from flaxcomp.models.config import Classifier, Count, Positive, Shape, Share, scaled
+from flaxcomp.models.config import Classifier, Count, Only, Positive, Shape, Share, check_size, scaled
 
 _STEM = {"imagenet": (64, 64, 192), "cifar": (192,)}
 _MODULES = {  # 1x1; 3x3 reduce, 3x3; 5x5 reduce, 5x5; pool projection
@@ -40,8 +41,8 @@ class GoogLeNet(Classifier, frozen=True, kw_only=True):
     norm: Literal["batch", "none"] = "batch"
     large_kernel: Literal[3, 5] = 3  # of the third branch
     auxiliary: bool = False  # heads on modules 4a and 4d, in training mode only
-    auxiliary_weight: Share = 0.3  # of each head's loss beside the main one's 1
-    auxiliary_dropout: Share = 0.7  # share dropped before an auxiliary head's logits
+    auxiliary_weight: Annotated[Share, Only(True, option="auxiliary")] = 0.3  # of each head's loss beside the main one's 1
+    auxiliary_dropout: Annotated[Share, Only(True, option="auxiliary")] = 0.7  # share dropped before an auxiliary head's logits
     width_multiplier: Positive = 1.0  # of all channels and hidden units; rounded to multiples of 8
     dropout: Share = 0.4  # share dropped before the logits
     widths: tuple[Count, ...] = ()
@@ -56,14 +57,6 @@ def default_widths(config: GoogLeNet) -> tuple[int, ...]:
     modules = [width for module in _MODULES.values() for width in module]
     heads = _AUXILIARY * 2 if config.auxiliary else ()
     return tuple(scaled(width, config.width_multiplier) for width in (*_STEM[config.layout], *modules, *heads))
-
-
-def _checked_widths(config: GoogLeNet) -> tuple[int, ...]:
-    default = default_widths(config)
-    if config.widths and len(config.widths) != len(default):
-        raise UserError(f"googlenet has {len(default)} widths with these options (by default {list(default)}), "
-                        f"got {len(config.widths)}")  # fmt: skip
-    return config.widths or default
 
 
 import jax
@@ -131,11 +124,9 @@ class _Network(nnx.Module):
     def __init__(self, config: GoogLeNet, input_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs) -> None:
         height, width, channels = input_shape
         self.imagenet = config.layout == "imagenet"
-        least, batch = (15 if self.imagenet else 4), config.norm == "batch"
-        if min(height, width) < least:
-            raise UserError(f"googlenet shrinks its input: height and width must be at least {least} in layout "
-                            f"{config.layout}, got {height}x{width}")  # fmt: skip
-        widths = iter(_checked_widths(config))
+        batch = config.norm == "batch"
+        check_size("googlenet", input_shape, 15 if self.imagenet else 4, f"shrinks its input (layout {config.layout})")
+        widths = iter(config.widths or default_widths(config))
         stem = []
         for size, stride in ((7, 2), (1, 1), (3, 1)) if self.imagenet else ((3, 1),):
             stem.append(_Convolution(channels, next(widths), size, stride, batch, rngs))

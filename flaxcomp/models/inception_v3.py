@@ -1,13 +1,15 @@
 """Inception v3 (Szegedy et al. 2016, table 1), with its auxiliary classifier.
 
 Eleven mixed blocks, each a concatenation of branches of batch-normalised convolutions, on 35x35, 17x17 and 8x8 positions of
-a 299x299 image. Layers and their order are those of keras.applications and torchvision, which agree.
+a 299x299 image. Layers and their order are those of keras.applications and torchvision, which agree. The default is the
+network whose size torchvision publishes, here that with the auxiliary classifier: 27,161,264 parameters, 23,834,568 without
+(`auxiliary: false`, which images below 299x299 need).
 """
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from flaxcomp.errors import UserError
-from flaxcomp.models.config import Classifier, Count, Positive, Shape, Share
+from flaxcomp.models.config import Classifier, Count, Only, Positive, Shape, Share, check_size
 
 
 class InceptionV3(Classifier, frozen=True, kw_only=True):
@@ -21,7 +23,7 @@ class InceptionV3(Classifier, frozen=True, kw_only=True):
     input_shape: Shape = (299, 299, 3)
     width_multiplier: Positive = 1.0  # of every convolution
     auxiliary: bool = True  # a second classifier on the last 17x17 block, in training mode only
-    auxiliary_weight: Share = 0.4  # of its loss beside the main one's 1
+    auxiliary_weight: Annotated[Share, Only(True, option="auxiliary")] = 0.4  # of its loss beside the main one's 1
     scale: bool = True  # whether batch norm has a trainable scale, as in torchvision; keras has none
     dropout: Share = 0.5  # share dropped before the logits
     widths: tuple[Count, ...] = ()
@@ -170,7 +172,7 @@ class _Auxiliary(nnx.Module):
 class _Network(nnx.Module):
     def __init__(self, config: InceptionV3, input_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs) -> None:
         _check_size(config, input_shape)
-        maker = _Maker(_checked_widths(config), config.scale, rngs)
+        maker = _Maker(config.widths or default_widths(config), config.scale, rngs)
         self.stem, channels = maker.chain(input_shape[2], _STEM)
         blocks = []
         for i, branches in enumerate(_BLOCKS):
@@ -202,19 +204,9 @@ def _through(layers: Iterable[nnx.Module], x: jax.Array) -> jax.Array:
     return x
 
 
-def _checked_widths(config: InceptionV3) -> tuple[int, ...]:
-    default = default_widths(config)
-    if config.widths and len(config.widths) != len(default):
-        raise UserError(f"inception_v3 has {len(default)} widths with these options, one for each convolution (see "
-                        f"flaxcomp.models.inception_v3), got {len(config.widths)}")  # fmt: skip
-    return config.widths or default
-
-
 def _check_size(config: InceptionV3, input_shape: tuple[int, int, int]) -> None:
+    check_size("inception_v3", input_shape, 75, "leaves nothing of a smaller image by its strides")
     height, width, _ = input_shape
-    if min(height, width) < 75:
-        raise UserError("inception_v3's strides leave nothing of a smaller image: height and width must be at least 75, "
-                        f"got {height}x{width}")  # fmt: skip
     # The auxiliary classifier's unpadded 5x5 convolution sees positions that a 5x5 pool of stride 3 left of the 17x17 block.
     if config.auxiliary and min(height, width) < 299:
         raise UserError("inception_v3's auxiliary classifier needs 17x17 positions: height and width must be at least 299 "

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from flaxcomp.errors import UserError
+from flaxcomp.models.config import a_third
 
 
 class Row(NamedTuple):
@@ -22,14 +22,14 @@ class Block(NamedTuple):
 
     Attributes:
         hidden: channels after the expanding 1x1 convolution; 0: there is none, the depthwise one sees the block's input.
-        squeezed: units in the middle of the Squeeze-and-Excitation; 0: there is none.
+        se: reduction of the Squeeze-and-Excitation; 0: there is none.
         residual: whether the block's input is added to its output.
     """
 
     kernel: int
     stride: int
     hidden: int
-    squeezed: int
+    se: int
     out: int
     residual: bool
 
@@ -40,7 +40,8 @@ class Plan:
 
     Attributes:
         stem: channels of the first 3x3 convolution. stem_stride: its stride.
-        gate: what the Squeeze-and-Excitation scales: `hidden`, after the depthwise convolution, or `out`, the block's end.
+        gate: what the Squeeze-and-Excitation scales: `hidden`, after the depthwise convolution, its middle the block's input
+            channels / se, as in MnasNet's code; or `out`, the block's end, its middle those / se, as in the embedded study.
         head: channels of the last 1x1 convolution; 0: there is none.
     """
 
@@ -55,32 +56,23 @@ class Plan:
         inner = (width for block in self.blocks for width in _free(block))
         return (self.stem, *inner, *([self.head] if self.head else []))
 
-    def with_widths(self, name: str, widths: tuple[int, ...]) -> "Plan":
-        """The same layers with other widths, in the order of `widths()`.
-
-        Raises:
-            UserError: there are too few or too many.
-        """
-        wanted = len(self.widths())
-        if len(widths) != wanted:
-            raise UserError(f"{name} with these options has {wanted} widths (first convolution, then each block's), "
-                            f"got {len(widths)}")  # fmt: skip
+    def with_widths(self, widths: tuple[int, ...]) -> "Plan":
+        """The same layers with other widths, in the order of `widths()` and as many; () leaves them."""
+        if not widths:
+            return self
         rest = iter(widths)
         stem = out = next(rest)
         blocks = []
         for block in self.blocks:
             hidden = next(rest) if block.hidden else 0
-            squeezed = next(rest) if block.squeezed else 0
             out = out if block.residual else next(rest)
-            blocks.append(block._replace(hidden=hidden, squeezed=squeezed, out=out))
+            blocks.append(block._replace(hidden=hidden, out=out))
         return replace(self, stem=stem, blocks=tuple(blocks), head=next(rest, 0))
 
 
 def _free(block: Block) -> Iterator[int]:
     if block.hidden:
         yield block.hidden
-    if block.squeezed:
-        yield block.squeezed
     if not block.residual:
         yield block.out
 
@@ -90,9 +82,7 @@ def make_plan(stem: int, stem_stride: int, rows: Iterable[Row], gate: str, head:
     blocks, c_in = [], stem
     for row in rows:
         hidden = int(c_in * row.expansion) if row.expansion != 1 else 0
-        # MnasNet's code takes the reduction of the block's input, the embedded study that of the gated output.
-        squeezed = max(1, (c_in if gate == "hidden" else row.out) // row.se) if row.se else 0
-        blocks.append(Block(row.kernel, row.stride, hidden, squeezed, row.out, row.stride == 1 and c_in == row.out))
+        blocks.append(Block(row.kernel, row.stride, hidden, row.se, row.out, row.stride == 1 and c_in == row.out))
         c_in = row.out
     return Plan(stem, stem_stride, tuple(blocks), gate, head)
 
@@ -103,7 +93,5 @@ def embedded_rows(name: str, blocks: int, width: int, expansion: float, se: int)
     Raises:
         UserError: three sub-networks cannot share the blocks equally.
     """
-    each, rest = divmod(blocks, 3)
-    if rest:
-        raise UserError(f"{name} shares its blocks among three sub-networks: blocks must be a multiple of 3, got {blocks}")
+    each = a_third(name, blocks)
     return [Row(3, 2 if i and not j else 1, expansion, width * 2**i, se) for i in range(3) for j in range(each)]

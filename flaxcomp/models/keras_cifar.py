@@ -8,7 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from flaxcomp.models.config import Classifier, Count, Shape, Share
+from flaxcomp.models.config import Classifier, Count, Shape, Share, check_size
 
 
 class KerasCifar(Classifier, frozen=True, kw_only=True):
@@ -35,16 +35,13 @@ def default_widths(config: KerasCifar) -> tuple[int, ...]:
 import jax
 from flax import nnx
 
-from flaxcomp.errors import UserError
 from flaxcomp.models.layers import Conv, Dense, Dropout, flatten, max_pool
 
 
 class _Network(nnx.Module):
     def __init__(self, config: KerasCifar, input_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs) -> None:
         height, width, channels = input_shape
-        if min(height, width) < 10:
-            raise UserError(f"keras_cifar shrinks its input by two pairs of convolution and max-pool: height and width must be "
-                            f"at least 10, got {height}x{width}")  # fmt: skip
+        check_size("keras_cifar", input_shape, 10, "shrinks its input by two pairs of convolution and max-pool")
         *convolutions, hidden = config.widths
         init = nnx.initializers.glorot_uniform()
         layers = []

@@ -21,6 +21,9 @@ Dense = nnx.Linear
 Dropout = nnx.Dropout
 BatchNorm = nnx.BatchNorm
 
+HE_FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")  # He et al. 2015, as ResNet's authors and PyTorch
+TORCH_DENSE = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's dense layer, but for its bias
+
 Form = Callable[[jax.Array, jax.Array], jax.Array]
 
 _fast: ContextVar[bool] = ContextVar("fast_forms", default=False)
@@ -50,10 +53,10 @@ def plain_forms() -> Iterator[None]:
 
 
 class Conv(nnx.Conv):
-    """`flax.nnx.Conv`, NHWC and HWIO, that can also be computed as matrix products."""
+    """`flax.nnx.Conv`, NHWC and HWIO, that can also be computed as matrix products; a masked kernel takes the plain form."""
 
     def __call__(self, inputs: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
-        form = self._form(inputs.shape) if _fast.get() else None
+        form = self._form(inputs.shape) if _fast.get() and not (args or kwargs) else None
         if form is None:
             out: jax.Array = super().__call__(inputs, *args, **kwargs)
             return out
@@ -116,6 +119,11 @@ def max_pool(x: jax.Array, size: int, stride: int | None = None, padding: str = 
     for cell in cells[1:]:
         out = jnp.maximum(out, cell)
     return out
+
+
+def caffe_max_pool(x: jax.Array) -> jax.Array:
+    """Maximum over 3x3 pixels at stride 2 that rounds up as Caffe's: a pixel is padded at the end where windows do not fit."""
+    return max_pool(x, 3, 2, "VALID" if x.shape[1] % 2 and x.shape[2] % 2 else "SAME")
 
 
 def avg_pool(x: jax.Array, size: int, stride: int | None = None, padding: str = "VALID") -> jax.Array:
@@ -199,6 +207,28 @@ class SqueezeExcite(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         gate = self.excite(activation(self.act)(self.squeeze(global_avg_pool(x))))
         return x * activation(self.gate)(gate)
+
+
+def squeeze_excite(channels: int, reduction: int, rngs: nnx.Rngs, *, of: int = 0) -> SqueezeExcite | None:
+    """A Squeeze-and-Excitation whose middle has `channels` / `reduction` units, one at least; None where `reduction` is 0.
+
+    Args:
+        of: what is divided instead of `channels` (MnasNet divides the block's input).
+    """
+    return SqueezeExcite(channels, max(1, (of or channels) // reduction), rngs=rngs) if reduction else None
+
+
+class NormConv(nnx.Module):
+    """Batch norm, ReLU, square convolution without bias, dropout: the brick of the pre-activated networks."""
+
+    def __init__(self, c_in: int, c_out: int, size: int, *, groups: int = 1, dropout: float = 0.0, rngs: nnx.Rngs) -> None:
+        self.bn = BatchNorm(c_in, momentum=0.9, rngs=rngs)
+        self.conv = Conv(c_in, c_out, (size, size), feature_group_count=groups, use_bias=False, kernel_init=HE_FAN_OUT,
+                         rngs=rngs)  # fmt: skip
+        self.dropout = Dropout(dropout)
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+        return self.dropout(self.conv(nnx.relu(self.bn(x))), rngs=rngs)
 
 
 class DropPath(nnx.Module):

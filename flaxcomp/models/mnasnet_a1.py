@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from flaxcomp.models.config import Activation, Classifier, Count, Positive, Shape, Share, scaled
+from flaxcomp.models.config import Activation, Classifier, Count, Only, Positive, Shape, Share, scaled
 from flaxcomp.models.inverted_residual import Plan, Row, embedded_rows, make_plan
 
 _STAGES = (  # kernel, expansion, channels, repetitions, first stride, Squeeze-and-Excitation
@@ -30,30 +30,26 @@ _STAGES = (  # kernel, expansion, channels, repetitions, first stride, Squeeze-a
 class MnasNetA1(Classifier, frozen=True, kw_only=True):
     """Options of MnasNet-A1.
 
-    `widths`: the first convolution's channels; then for each block the expanded channels (not for an expansion of 1), where
-    it has one the units in the middle of its Squeeze-and-Excitation, and its output channels (not where its input is added:
-    those are the input's); in the ImageNet layout at last the channels of the last convolution.
+    `widths`: the first convolution's channels; then for each block the expanded channels (not for an expansion of 1) and its
+    output channels (not where its input is added: those are the input's); in the ImageNet layout at last the channels of the
+    last convolution.
     """
 
     num_classes: Count = 1000
     input_shape: Shape = (224, 224, 3)
     layout: Literal["imagenet", "embedded"] = "imagenet"
-    width_multiplier: Positive = 1.0  # imagenet: scales all channels but the last, rounded to multiples of 8
-    width: Count = 16  # embedded: channels of the first of three sub-networks; doubled in each following one
-    blocks: Count = 9  # embedded: blocks of all three sub-networks together
-    expansion: Count = 6  # embedded: of all blocks but the first
+    width_multiplier: Annotated[Positive, Only("imagenet")] = 1.0  # scales all channels but the last, rounded to multiples of 8
+    width: Annotated[Count, Only("embedded")] = 16  # channels of the first of three sub-networks; then doubled
+    blocks: Annotated[Count, Only("embedded")] = 9  # blocks of all three sub-networks together
+    expansion: Annotated[Count, Only("embedded")] = 6  # of all blocks but the first
     activation: Activation = "relu"
     se: Annotated[int, Meta(ge=0)] = 4  # reduction of the Squeeze-and-Excitation; 0: none
     dropout: Share = 0.2  # share dropped before the logits
     widths: tuple[Count, ...] = ()
 
-    def __post_init__(self) -> None:
-        _plan(self)  # refuses what cannot be built
-
 
 def _plan(config: MnasNetA1) -> Plan:
-    plan = _published(config) if config.layout == "imagenet" else _embedded(config)
-    return plan.with_widths("mnasnet_a1", config.widths) if config.widths else plan
+    return _published(config) if config.layout == "imagenet" else _embedded(config)
 
 
 def _published(config: MnasNetA1) -> Plan:
@@ -74,7 +70,7 @@ def _embedded(config: MnasNetA1) -> Plan:
 
 
 def default_widths(config: MnasNetA1) -> tuple[int, ...]:
-    """The widths in use: those given, else those that the other options ask for."""
+    """The widths that the other options ask for."""
     return _plan(config).widths()
 
 
@@ -92,6 +88,7 @@ def build(config: MnasNetA1, input_shape: tuple[int, int, int], num_classes: int
     init = Initializers(
         scaling(2.0, "fan_out", "normal"), scaling(2.0, "fan_in", "normal"), scaling(1 / 3, "fan_out", "uniform")
     )
+    plan = _plan(config).with_widths(config.widths)
     return InvertedResiduals(
-        _plan(config), input_shape[2], num_classes, act=config.activation, dropout=config.dropout, init=init, rngs=rngs
+        plan, input_shape[2], num_classes, act=config.activation, dropout=config.dropout, init=init, rngs=rngs
     )

@@ -18,12 +18,11 @@ names none, and its code's normal ones of deviation 0.09 let the signal die out 
 | 0.25 | 470,072 | 41 million |
 """
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from flaxcomp.errors import UserError
-from flaxcomp.models.config import Activation, Classifier, Count, Positive, Shape, Share, scaled
+from flaxcomp.models.config import Activation, Classifier, Count, Only, Positive, Shape, Share, a_third, scaled
 
 _CHANNELS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
 _STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
@@ -32,81 +31,46 @@ _STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 class MobileNetV1(Classifier, frozen=True, kw_only=True):
     """Options of MobileNet v1.
 
-    `widths`: the first convolution's channels; then for each block the channels of its pointwise convolution and, with
-    `se`, the units in the middle of its Squeeze-and-Excitation.
+    `widths`: the first convolution's channels; then for each block the channels of its pointwise convolution.
     """
 
     num_classes: Count = 1000
     input_shape: Shape = (224, 224, 3)
     layout: Literal["imagenet", "cifar", "embedded"] = "imagenet"
-    width_multiplier: Positive = 1.0  # imagenet, cifar: scales all channels, rounded to multiples of 8
-    width: Count = 32  # embedded: channels of the first of three sub-networks; doubled in each following one
-    blocks: Count = 15  # embedded: blocks of all three sub-networks together
+    width_multiplier: Annotated[Positive, Only("imagenet", "cifar")] = 1.0  # scales all channels, rounded to multiples of 8
+    width: Annotated[Count, Only("embedded")] = 32  # channels of the first of three sub-networks; then doubled
+    blocks: Annotated[Count, Only("embedded")] = 15  # blocks of all three sub-networks together
     activation: Activation = "relu"  # the published code has relu6
     se: Annotated[int, Meta(ge=0)] = 0  # reduction of the Squeeze-and-Excitation that ends each block; 0: none
     dropout: Share = 0.0  # share dropped before the logits
     widths: tuple[Count, ...] = ()
 
-    def __post_init__(self) -> None:
-        _plan(self)  # refuses what cannot be built
-
-
-class _Block(NamedTuple):
-    stride: int
-    out: int
-    squeezed: int  # units of the Squeeze-and-Excitation; 0: there is none
-
-
-def _plan(config: MobileNetV1) -> tuple[int, int, list[_Block]]:
-    """The first convolution's channels and stride, and the blocks."""
-    stem, stem_stride, blocks = _published(config) if config.layout != "embedded" else _embedded(config)
-    if not config.widths:
-        return stem, stem_stride, blocks
-    wanted = 1 + len(blocks) * (2 if config.se else 1)
-    if len(config.widths) != wanted:
-        raise UserError(f"mobilenet_v1 with these options has {wanted} widths (first convolution, then each block's), "
-                        f"got {len(config.widths)}")  # fmt: skip
-    stem, *rest = config.widths
-    outs, squeezed = (rest[::2], rest[1::2]) if config.se else (rest, [0] * len(rest))
-    return (
-        stem,
-        stem_stride,
-        [_Block(b.stride, *both) for b, both in zip(blocks, zip(outs, squeezed, strict=True), strict=True)],
-    )
-
-
-def _published(config: MobileNetV1) -> tuple[int, int, list[_Block]]:
-    outs = [scaled(channels, config.width_multiplier) for channels in _CHANNELS]
-    blocks = [_block(config, stride, out) for stride, out in zip(_STRIDES, outs, strict=True)]
-    return scaled(32, config.width_multiplier), 2 if config.layout == "imagenet" else 1, blocks
-
-
-def _embedded(config: MobileNetV1) -> tuple[int, int, list[_Block]]:
-    each, rest = divmod(config.blocks, 3)
-    if rest:
-        raise UserError(
-            f"mobilenet_v1 shares its blocks among three sub-networks: blocks must be a multiple of 3, got {config.blocks}"
-        )
-    return 16, 1, [_block(config, 2 if i and not j else 1, config.width * 2**i) for i in range(3) for j in range(each)]
-
-
-def _block(config: MobileNetV1, stride: int, out: int) -> _Block:
-    return _Block(stride, out, max(1, out // config.se) if config.se else 0)
-
 
 def default_widths(config: MobileNetV1) -> tuple[int, ...]:
-    """The widths in use: those given, else those that the other options ask for."""
-    stem, _, blocks = _plan(config)
-    return (stem, *(width for block in blocks for width in ((block.out, block.squeezed) if block.squeezed else (block.out,))))
+    """The widths that the other options ask for."""
+    if config.layout == "embedded":
+        each = a_third("mobilenet_v1", config.blocks)
+        return (16, *(config.width * 2**i for i in range(3) for _ in range(each)))
+    return tuple(scaled(channels, config.width_multiplier) for channels in (32, *_CHANNELS))
+
+
+def _strides(config: MobileNetV1) -> tuple[int, ...]:
+    """Of the first convolution and of each block."""
+    if config.layout == "embedded":
+        each = a_third("mobilenet_v1", config.blocks)
+        return (1, *(2 if i and not j else 1 for i in range(3) for j in range(each)))
+    return (2 if config.layout == "imagenet" else 1, *_STRIDES)
 
 
 NAMES = {"mobilenet_v1": MobileNetV1()}
 SMALL = {"layout": "embedded", "width": 16, "blocks": 6, "se": 2}
 
+import itertools
+
 import jax
 from flax import nnx
 
-from flaxcomp.models.layers import ConvBN, Dense, Dropout, SqueezeExcite, activation, flatten, global_avg_pool
+from flaxcomp.models.layers import ConvBN, Dense, Dropout, activation, flatten, global_avg_pool, squeeze_excite
 
 
 def _conv(c_in: int, c_out: int, size: int, stride: int = 1, *, groups: int = 1, act: str, rngs: nnx.Rngs) -> ConvBN:
@@ -114,10 +78,10 @@ def _conv(c_in: int, c_out: int, size: int, stride: int = 1, *, groups: int = 1,
 
 
 class _Separable(nnx.Module):
-    def __init__(self, c_in: int, block: _Block, act: str, rngs: nnx.Rngs) -> None:
-        self.depthwise = _conv(c_in, c_in, 3, block.stride, groups=c_in, act=act, rngs=rngs)
-        self.pointwise = _conv(c_in, block.out, 1, act=act, rngs=rngs)
-        self.se = nnx.data(SqueezeExcite(block.out, block.squeezed, rngs=rngs) if block.squeezed else None)
+    def __init__(self, c_in: int, c_out: int, stride: int, act: str, se: int, rngs: nnx.Rngs) -> None:
+        self.depthwise = _conv(c_in, c_in, 3, stride, groups=c_in, act=act, rngs=rngs)
+        self.pointwise = _conv(c_in, c_out, 1, act=act, rngs=rngs)
+        self.se = nnx.data(squeeze_excite(c_out, se, rngs))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.pointwise(self.depthwise(x))
@@ -127,12 +91,12 @@ class _Separable(nnx.Module):
 class _Network(nnx.Module):
     def __init__(self, config: MobileNetV1, c_in: int, num_classes: int, rngs: nnx.Rngs) -> None:
         activation(config.activation)  # refuses an unknown name before anything is built
-        stem, stride, blocks = _plan(config)
-        self.stem = _conv(c_in, stem, 3, stride, act=config.activation, rngs=rngs)
-        outs = [stem, *(block.out for block in blocks)]
-        self.blocks = nnx.List([_Separable(c, block, config.activation, rngs) for c, block in zip(outs, blocks, strict=False)])
+        act, widths, strides = config.activation, config.widths or default_widths(config), _strides(config)
+        self.stem = _conv(c_in, widths[0], 3, strides[0], act=act, rngs=rngs)
+        ends = zip(itertools.pairwise(widths), strides[1:], strict=True)
+        self.blocks = nnx.List([_Separable(c, c_out, stride, act, config.se, rngs) for (c, c_out), stride in ends])
         self.dropout = Dropout(config.dropout)
-        self.logits = Dense(outs[-1], num_classes, rngs=rngs)
+        self.logits = Dense(widths[-1], num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         x = self.stem(x)

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import Meta
 
-from flaxcomp.models.config import Activation, Classifier, Count, Positive, Shape, Share, scaled
+from flaxcomp.models.config import Activation, Classifier, Count, Only, Positive, Shape, Share, scaled
 from flaxcomp.models.inverted_residual import Block, Plan, Row, embedded_rows, make_plan
 
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -33,25 +33,22 @@ _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3
 class MobileNetV2(Classifier, frozen=True, kw_only=True):
     """Options of MobileNet v2.
 
-    `widths`: the first convolution's channels; then for each block the expanded channels (not for an expansion of 1), with
-    `se` the units in the middle of its Squeeze-and-Excitation, and its output channels (not where its input is added: those
-    are the input's); in the ImageNet layout at last the channels of the last convolution.
+    `widths`: the first convolution's channels; then for each block the expanded channels (not for an expansion of 1) and its
+    output channels (not where its input is added: those are the input's); in the ImageNet layout at last the channels of the
+    last convolution.
     """
 
     num_classes: Count = 1000
     input_shape: Shape = (224, 224, 3)
     layout: Literal["imagenet", "embedded"] = "imagenet"
-    width_multiplier: Positive = 1.0  # imagenet: scales all channels, rounded to multiples of 8
-    width: Count = 16  # embedded: channels of the first of three sub-networks; doubled in each following one
-    blocks: Count = 9  # embedded: blocks of all three sub-networks together
+    width_multiplier: Annotated[Positive, Only("imagenet")] = 1.0  # scales all channels, rounded to multiples of 8
+    width: Annotated[Count, Only("embedded")] = 16  # channels of the first of three sub-networks; then doubled
+    blocks: Annotated[Count, Only("embedded")] = 9  # blocks of all three sub-networks together
     expansion: Count = 6  # of all blocks; the first one of the ImageNet layout has 1
     activation: Activation = "relu6"
     se: Annotated[int, Meta(ge=0)] = 0  # reduction of the Squeeze-and-Excitation that ends each block; 0: none
     dropout: Share = 0.2  # share dropped before the logits
     widths: tuple[Count, ...] = ()
-
-    def __post_init__(self) -> None:
-        _plan(self)  # refuses what cannot be built
 
 
 def _plan(config: MobileNetV2) -> Plan:
@@ -60,15 +57,12 @@ def _plan(config: MobileNetV2) -> Plan:
         for expansion, channels, repeats, stride in _STAGES:
             expansion, out = 1 if expansion == 1 else config.expansion, scaled(channels, multiplier)
             rows += [Row(3, 1 if i else stride, expansion, out, config.se) for i in range(repeats)]
-        plan = make_plan(scaled(32, multiplier), 2, rows, "out", scaled(1280, max(1.0, multiplier)))
-    else:
-        rows = embedded_rows("mobilenet_v2", config.blocks, config.width, config.expansion, config.se)
-        plan = make_plan(16, 1, rows, "out")
-    return plan.with_widths("mobilenet_v2", config.widths) if config.widths else plan
+        return make_plan(scaled(32, multiplier), 2, rows, "out", scaled(1280, max(1.0, multiplier)))
+    return make_plan(16, 1, embedded_rows("mobilenet_v2", config.blocks, config.width, config.expansion, config.se), "out")
 
 
 def default_widths(config: MobileNetV2) -> tuple[int, ...]:
-    """The widths in use: those given, else those that the other options ask for."""
+    """The widths that the other options ask for."""
     return _plan(config).widths()
 
 
@@ -78,7 +72,7 @@ SMALL = {"layout": "embedded", "width": 16, "blocks": 6, "expansion": 2, "se": 2
 import jax
 from flax import nnx
 
-from flaxcomp.models.layers import ConvBN, Dense, Dropout, SqueezeExcite, activation, flatten, global_avg_pool
+from flaxcomp.models.layers import ConvBN, Dense, Dropout, activation, flatten, global_avg_pool, squeeze_excite
 
 
 class Initializers(NamedTuple):
@@ -99,8 +93,8 @@ class InvertedResidual(nnx.Module):
             hidden, hidden, block.kernel, block.stride, groups=hidden, act=act, init=init.depthwise, rngs=rngs
         )
         self.project = _conv(hidden, block.out, 1, act=None, init=init.conv, rngs=rngs)
-        gated = hidden if gate == "hidden" else block.out
-        self.se = nnx.data(SqueezeExcite(gated, block.squeezed, rngs=rngs) if block.squeezed else None)
+        gated, of = (hidden, c_in) if gate == "hidden" else (block.out, block.out)
+        self.se = nnx.data(squeeze_excite(gated, block.se, rngs, of=of))
         self.gate, self.residual = gate, block.residual
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -148,7 +142,7 @@ def _conv(
 def build(config: MobileNetV2, input_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs) -> nnx.Module:
     """Return the network; see `flaxcomp.models.registry.build`."""
     return InvertedResiduals(
-        _plan(config),
+        _plan(config).with_widths(config.widths),
         input_shape[2],
         num_classes,
         act=config.activation,

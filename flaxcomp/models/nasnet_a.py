@@ -4,10 +4,10 @@ Cells see the outputs of the two cells before them. A normal cell keeps height a
 are those of keras.applications.nasnet, which follows the authors' code.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from flaxcomp.errors import UserError
-from flaxcomp.models.config import Classifier, Count, Shape, Share
+from flaxcomp.models.config import Classifier, Count, Only, Shape, Share, check_size
 
 
 class NasNetA(Classifier, frozen=True, kw_only=True):
@@ -23,7 +23,8 @@ class NasNetA(Classifier, frozen=True, kw_only=True):
     layout: Literal["imagenet", "cifar"] = "imagenet"  # cifar: no reduction cells before the first stage
     cells: Count = 4  # normal cells in each of the three stages
     filters: Count = 1056  # channels that the logits see; a cell of the first stage is 1/24 as wide
-    stem: Count = 32  # channels of the first convolution; large: 96; layout cifar has three times a cell's width instead
+    # channels of the first convolution; large: 96; layout cifar has three times a cell's width instead
+    stem: Annotated[Count, Only("imagenet")] = 32
     skip_reduction: bool = False  # large: the cell behind a reduction sees the input of the one before, not of the reduction
     drop_path: Share = 0.0  # share of paths dropped in the last cell at the end of training; large 0.3, CIFAR 0.4
     dropout: Share = 0.0  # share dropped before the logits
@@ -182,8 +183,8 @@ class _Reduction(nnx.Module):
 class _Network(nnx.Module):
     def __init__(self, config: NasNetA, input_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs) -> None:
         imagenet = config.layout == "imagenet"
-        _check_size(input_shape, 32 if imagenet else 4)
-        widths = iter(_checked_widths(config))
+        check_size("nasnet_a", input_shape, 32 if imagenet else 4, f"halves height and width {5 if imagenet else 2} times")
+        widths = iter(config.widths or default_widths(config))
         c_x, c_p, halve_p = next(widths), None, False
         self.stem = Conv(input_shape[2], c_x, (3, 3), strides=2 if imagenet else 1, padding="VALID" if imagenet else "SAME",
                          use_bias=False, kernel_init=nnx.initializers.he_normal(), rngs=rngs)  # fmt: skip
@@ -228,21 +229,6 @@ class _Network(nnx.Module):
             return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
 
         return drop
-
-
-def _checked_widths(config: NasNetA) -> tuple[int, ...]:
-    default = default_widths(config)
-    if config.widths and len(config.widths) != len(default):
-        raise UserError(f"nasnet_a has {len(default)} widths with these options (see flaxcomp.models.nasnet_a), "
-                        f"got {len(config.widths)}")  # fmt: skip
-    return config.widths or default
-
-
-def _check_size(input_shape: tuple[int, int, int], least: int) -> None:
-    height, width, _ = input_shape
-    if min(height, width) < least:
-        raise UserError(f"nasnet_a halves height and width {least.bit_length() - 1} times (layout cifar: twice): they must "
-                        f"be at least {least}, got {height}x{width}")  # fmt: skip
 
 
 def build(config: NasNetA, input_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs) -> nnx.Module:

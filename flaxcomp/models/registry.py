@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from flaxcomp.errors import UserError, suggest
-from flaxcomp.models.config import ModelConfig, Shape
+from flaxcomp.models.config import ModelConfig, Shape, check_number_of_widths, refuse_unused
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -52,10 +52,14 @@ def config_of(model: dict[str, Any]) -> ModelConfig:
         if option not in known:
             raise UserError(f"model.{option}: {name} has no such option.{suggest(option, known)}")
     try:
-        return msgspec.convert({**msgspec.to_builtins(msgspec.structs.asdict(default)), **options}, type(default))
+        config = msgspec.convert({**msgspec.to_builtins(msgspec.structs.asdict(default)), **options}, type(default))
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at `$")
         raise UserError(f"model{place.rstrip('`')} of {name}: {message}") from None
+    refuse_unused(name, config, options)
+    if free := _light(_file_of(name)).get("default_widths"):
+        check_number_of_widths(name, getattr(config, "widths"), free(config))  # noqa: B009  of every Classifier
+    return config
 
 
 def canonical(model: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from flaxcomp.errors import UserError
-from flaxcomp.models.config import Classifier, Count, Shape, Share
+from flaxcomp.models.config import Classifier, Count, Only, Shape, Share, check_halvings
 
 _IMAGENET = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # blocks a stage
 
@@ -35,16 +35,15 @@ class ResNet(Classifier, frozen=True, kw_only=True):
     shortcut: Literal["A", "B"] | None = (
         None  # where channels grow: A adds zeros, B is a 1x1 convolution; None: cifar A, imagenet B
     )
-    stride_at: Literal["3x3", "1x1"] = "3x3"  # which convolution of a bottleneck halves: 3x3 as in PyTorch, 1x1 as in the paper
+    # which convolution of a bottleneck halves: 3x3 as in PyTorch, 1x1 as in the paper
+    stride_at: Annotated[Literal["3x3", "1x1"], Only("imagenet")] = "3x3"
     se: Annotated[int, Meta(ge=0)] = 0  # Squeeze-and-Excitation's reduction; 0: none
     dropout: Share = 0.0  # share dropped before the logits
     widths: tuple[Count, ...] = ()  # () = as the other options say
 
     def __post_init__(self) -> None:
-        wanted = len(default_widths(self))
-        if self.widths and len(self.widths) != wanted:
-            raise UserError(f"resnet.widths: layout {self.layout}, depth {self.depth} has {wanted} free widths, "
-                            f"got {len(self.widths)}")  # fmt: skip
+        if self.stride_at == "1x1" and not has_bottlenecks(self):
+            raise UserError(f"model.stride_at of resnet: only bottlenecks (depth 50 and more) have it, got depth {self.depth}")
 
 
 def default_widths(config: ResNet) -> tuple[int, ...]:
@@ -70,10 +69,12 @@ def blocks_of(config: ResNet) -> tuple[int, ...]:
     """
     if config.layout == "imagenet":
         if config.depth not in _IMAGENET:
-            raise UserError(f"resnet.depth: layout imagenet has {', '.join(map(str, _IMAGENET))} layers, got {config.depth}")
+            raise UserError(
+                f"model.depth of resnet: layout imagenet has {', '.join(map(str, _IMAGENET))} layers, got {config.depth}"
+            )
         return _IMAGENET[config.depth]
     if config.depth < 8 or (config.depth - 2) % 6:
-        raise UserError(f"resnet.depth: layout cifar has 6n + 2 layers (20, 32, 44, 56, 110), got {config.depth}")
+        raise UserError(f"model.depth of resnet: layout cifar has 6n + 2 layers (20, 32, 44, 56, 110), got {config.depth}")
     return ((config.depth - 2) // 6,) * 3
 
 
@@ -88,10 +89,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flaxcomp.models.layers import ConvBN, Dense, Dropout, SqueezeExcite, flatten, global_avg_pool, max_pool
-
-_HE = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")  # He et al. 2015, as in the authors' and PyTorch's code
-_LOGITS = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's dense layer
+from flaxcomp.models.layers import (
+    HE_FAN_OUT,
+    TORCH_DENSE,
+    ConvBN,
+    Dense,
+    Dropout,
+    flatten,
+    global_avg_pool,
+    max_pool,
+    squeeze_excite,
+)
 
 
 class _Block(nnx.Module):
@@ -105,7 +113,7 @@ class _Block(nnx.Module):
             _conv(inputs[i], channels, size, step, "relu" if i < last else None, rngs)
             for i, (channels, size, step) in enumerate(layers)
         )
-        self.se = nnx.data(SqueezeExcite(c_out, max(1, c_out // se), rngs=rngs) if se else None)
+        self.se = nnx.data(squeeze_excite(c_out, se, rngs))
         self.projection = nnx.data(_conv(c_in, c_out, 1, stride, None, rngs) if projects else None)
         self.stride, self.added = stride, c_out - c_in
 
@@ -136,7 +144,7 @@ class _Network(nnx.Module):
             width = next(widths)
             if shortcut == "A" and width < c:
                 raise UserError(
-                    f"resnet.widths: shortcut A can only add channels, so stage {stage} needs {c} at least, got {width}"
+                    f"model.widths of resnet: shortcut A only adds channels, so stage {stage} needs {c} at least, got {width}"
                 )
             for i in range(count):
                 stride = 2 if stage > 1 and i == 0 else 1
@@ -146,7 +154,7 @@ class _Network(nnx.Module):
                 c = width
         self.blocks = nnx.List(blocks)
         self.dropout = Dropout(config.dropout)
-        self.logits = Dense(c, num_classes, kernel_init=_LOGITS, rngs=rngs)
+        self.logits = Dense(c, num_classes, kernel_init=TORCH_DENSE, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         x = self.stem(x)
@@ -160,7 +168,7 @@ class _Network(nnx.Module):
 def _conv(c_in: int, c_out: int, size: int, stride: int, act: str | None, rngs: nnx.Rngs) -> ConvBN:
     # The published nets pad both sides; SAME would pad a strided convolution at the right and bottom only.
     padding: Any = "SAME" if stride == 1 else ((size // 2, size // 2),) * 2
-    return ConvBN(c_in, c_out, size, stride, act=act, padding=padding, kernel_init=_HE, rngs=rngs)
+    return ConvBN(c_in, c_out, size, stride, act=act, padding=padding, kernel_init=HE_FAN_OUT, rngs=rngs)
 
 
 def _layers(widths: Iterator[int], width: int, stride: int, bottlenecks: bool, stride_at: str) -> list[tuple[int, int, int]]:
@@ -175,10 +183,5 @@ def build(config: ResNet, input_shape: Shape, num_classes: int, rngs: nnx.Rngs) 
     """Return the network; see `flaxcomp.models.registry.build`."""
     halvings = ["the stem", "the max-pool"] if config.layout == "imagenet" else []
     halvings += [f"stage {stage}" for stage in range(2, len(blocks_of(config)) + 1)]
-    height, width, channels = input_shape
-    for layer in halvings:
-        if min(height, width) < 2:
-            raise UserError(f"resnet: {layer} halves what it is given, which must be 2x2 pixels at least; an input of "
-                            f"{input_shape[0]}x{input_shape[1]} gives it {height}x{width}")  # fmt: skip
-        height, width = (height + 1) // 2, (width + 1) // 2
-    return _Network(config, channels, num_classes, rngs)
+    check_halvings("resnet", input_shape, input_shape[:2], halvings, up=True)
+    return _Network(config, input_shape[2], num_classes, rngs)

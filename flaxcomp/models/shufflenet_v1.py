@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from flaxcomp.errors import UserError
-from flaxcomp.models.config import Classifier, Count, Positive, Shape, Share
+from flaxcomp.models.config import Classifier, Count, Only, Positive, Shape, Share, a_third, check_size
 
 _STAGES = {1: (144, 288, 576), 2: (200, 400, 800), 3: (240, 480, 960), 4: (272, 544, 1088), 8: (384, 768, 1536)}
 
@@ -25,9 +25,9 @@ class ShuffleNetV1(Classifier, frozen=True, kw_only=True):
     input_shape: Shape = (224, 224, 3)
     layout: Literal["imagenet", "embedded"] = "imagenet"
     groups: Literal[1, 2, 3, 4, 8] = 3  # of the 1x1 convolutions; the imagenet layout is wider the more there are
-    width_multiplier: Positive = 1.0  # imagenet: 0.25, 0.5, 1, 1.5 and 2 are published
-    width: Count = 80  # embedded: output channels of the first of three stages; doubled in each following one
-    blocks: Count = 9  # embedded: units of all three stages together
+    width_multiplier: Annotated[Positive, Only("imagenet")] = 1.0  # 0.25, 0.5, 1, 1.5 and 2 are published
+    width: Annotated[Count, Only("embedded")] = 80  # output channels of the first of three stages; then doubled
+    blocks: Annotated[Count, Only("embedded")] = 9  # units of all three stages together
     se: Annotated[int, Meta(ge=0)] = 0  # reduction of the Squeeze-and-Excitation after each unit's last convolution; 0: none
     dropout: Share = 0.0  # share dropped before the logits
     widths: tuple[Count, ...] = ()
@@ -44,9 +44,9 @@ def default_widths(config: ShuffleNetV1) -> tuple[int, ...]:
         UserError: blocks that three stages cannot share equally, or a first stage no wider than the first convolution.
     """
     if config.layout == "imagenet":
-        stem, *stages = (
-            _grouped(int(channels * config.width_multiplier), config.groups) for channels in (24, *_STAGES[config.groups])
-        )
+        multiplier = config.width_multiplier
+        stem, *stages = (_grouped(int(channels * multiplier), config.groups) for channels in (24, *_STAGES[config.groups]))
+        stem = 24 if multiplier == 1.5 else stem  # as in the authors' code
     else:
         stem, *stages = 16, config.width, 2 * config.width, 4 * config.width
     if not 0 < stem < stages[0]:
@@ -68,11 +68,7 @@ def _grouped(channels: int, groups: int) -> int:
 def _units(config: ShuffleNetV1) -> tuple[int, int, int]:
     if config.layout == "imagenet":
         return (4, 8, 4)
-    if config.blocks % 3:
-        raise UserError(
-            f"shufflenet_v1 shares its blocks among three stages: blocks must be a multiple of 3, got {config.blocks}"
-        )
-    return (config.blocks // 3,) * 3
+    return (a_third("shufflenet_v1", config.blocks),) * 3
 
 
 import jax
@@ -83,12 +79,12 @@ from flaxcomp.models.layers import (
     ConvBN,
     Dense,
     Dropout,
-    SqueezeExcite,
     avg_pool,
     channel_shuffle,
     flatten,
     global_avg_pool,
     max_pool,
+    squeeze_excite,
 )
 
 
@@ -107,7 +103,7 @@ class _Unit(nnx.Module):
         self.squeeze = ConvBN(c_in, inner, 1, groups=squeeze_groups, rngs=rngs)
         self.spatial = ConvBN(inner, inner, 3, stride or 1, groups=inner, act=None, rngs=rngs)
         self.expand = ConvBN(inner, c_out, 1, groups=groups, act=None, rngs=rngs)
-        self.gate = nnx.data(SqueezeExcite(c_out, max(1, c_out // se), rngs=rngs) if se else None)
+        self.gate = nnx.data(squeeze_excite(c_out, se, rngs))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = self.expand(self.spatial(channel_shuffle(self.squeeze(x), self.groups)))
@@ -122,8 +118,9 @@ class _Unit(nnx.Module):
 class _Network(nnx.Module):
     def __init__(self, config: ShuffleNetV1, input_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs) -> None:
         self.imagenet = config.layout == "imagenet"
-        _check_size(input_shape, 32 if self.imagenet else 4)
-        widths = iter(_checked_widths(config))
+        least, times = (32, 5) if self.imagenet else (4, 2)
+        check_size("shufflenet_v1", input_shape, least, f"halves height and width {times} times")
+        widths = iter(config.widths or default_widths(config))
         channels = next(widths)
         self.stem = ConvBN(input_shape[2], channels, 3, 2 if self.imagenet else 1, rngs=rngs)
         units: list[nnx.Module] = []
@@ -152,25 +149,10 @@ class _Network(nnx.Module):
         return self.logits(self.dropout(flatten(global_avg_pool(x)), rngs=rngs))
 
 
-def _checked_widths(config: ShuffleNetV1) -> tuple[int, ...]:
-    default = default_widths(config)
-    if config.widths and len(config.widths) != len(default):
-        raise UserError(f"shufflenet_v1 has {len(default)} widths with these options (by default {list(default)}), "
-                        f"got {len(config.widths)}")  # fmt: skip
-    return config.widths or default
-
-
 def _check_groups(place: str, channels: int, groups: int) -> None:
     if channels % groups:
         raise UserError(f"shufflenet_v1 {place}: a convolution in {groups} groups needs a multiple of {groups} channels, "
                         f"got {channels}")  # fmt: skip
-
-
-def _check_size(input_shape: tuple[int, int, int], least: int) -> None:
-    height, width, _ = input_shape
-    if min(height, width) < least:
-        raise UserError(f"shufflenet_v1 halves height and width {least.bit_length() - 1} times (layout embedded: twice): they "
-                        f"must be at least {least}, got {height}x{width}")  # fmt: skip
 
 
 def build(config: ShuffleNetV1, input_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs) -> nnx.Module:

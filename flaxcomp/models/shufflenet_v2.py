@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from flaxcomp.errors import UserError
-from flaxcomp.models.config import Classifier, Count, Positive, Shape, Share
+from flaxcomp.models.config import Classifier, Count, Only, Positive, Shape, Share, a_third, check_size
 
 _PUBLISHED = {  # width multiplier: channels of stages 2, 3 and 4, and of the last 1x1 convolution
     0.5: (48, 96, 192, 1024),
@@ -29,9 +29,9 @@ class ShuffleNetV2(Classifier, frozen=True, kw_only=True):
     num_classes: Count = 1000
     input_shape: Shape = (224, 224, 3)
     layout: Literal["imagenet", "embedded"] = "imagenet"
-    width_multiplier: Positive = 1.0  # imagenet: 0.5, 1, 1.5 and 2 are published, others scale the 1.0 net
-    width: Count = 64  # embedded: output channels of the first of three stages; doubled in each following one
-    blocks: Count = 12  # embedded: units of all three stages together
+    width_multiplier: Annotated[Positive, Only("imagenet")] = 1.0  # 0.5, 1, 1.5 and 2 are published, others scale the 1.0 net
+    width: Annotated[Count, Only("embedded")] = 64  # output channels of the first of three stages; then doubled
+    blocks: Annotated[Count, Only("embedded")] = 12  # units of all three stages together
     se: Annotated[int, Meta(ge=0)] = 0  # reduction of the Squeeze-and-Excitation after each unit's last convolution; 0: none
     dropout: Share = 0.0  # share dropped before the logits
     widths: tuple[Count, ...] = ()
@@ -64,11 +64,7 @@ def _scaled(multiplier: float) -> tuple[int, ...]:
 def _units(config: ShuffleNetV2) -> tuple[int, int, int]:
     if config.layout == "imagenet":
         return (4, 8, 4)
-    if config.blocks % 3:
-        raise UserError(
-            f"shufflenet_v2 shares its blocks among three stages: blocks must be a multiple of 3, got {config.blocks}"
-        )
-    return (config.blocks // 3,) * 3
+    return (a_third("shufflenet_v2", config.blocks),) * 3
 
 
 import jax
@@ -79,11 +75,11 @@ from flaxcomp.models.layers import (
     ConvBN,
     Dense,
     Dropout,
-    SqueezeExcite,
     channel_shuffle,
     flatten,
     global_avg_pool,
     max_pool,
+    squeeze_excite,
 )
 
 
@@ -103,8 +99,8 @@ class _Unit(nnx.Module):
             ConvBN(inner, inner, 3, step, groups=inner, act=None, rngs=rngs),
             ConvBN(inner, half, 1, rngs=rngs),
         ]
-        if se:
-            branch.append(SqueezeExcite(half, max(1, half // se), rngs=rngs))
+        if gate := squeeze_excite(half, se, rngs):
+            branch.append(gate)
         self.branch = nnx.List(branch)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -120,8 +116,9 @@ class _Unit(nnx.Module):
 class _Network(nnx.Module):
     def __init__(self, config: ShuffleNetV2, input_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs) -> None:
         self.imagenet = config.layout == "imagenet"
-        _check_size(input_shape, 32 if self.imagenet else 4)
-        widths = iter(_checked_widths(config))
+        least, times = (32, 5) if self.imagenet else (4, 2)
+        check_size("shufflenet_v2", input_shape, least, f"halves height and width {times} times")
+        widths = iter(config.widths or default_widths(config))
         channels = next(widths)
         self.stem = ConvBN(input_shape[2], channels, 3, 2 if self.imagenet else 1, rngs=rngs)
         units = []
@@ -153,21 +150,6 @@ class _Network(nnx.Module):
         if self.last is not None:
             x = self.last(x)
         return self.logits(self.dropout(flatten(global_avg_pool(x)), rngs=rngs))
-
-
-def _checked_widths(config: ShuffleNetV2) -> tuple[int, ...]:
-    default = default_widths(config)
-    if config.widths and len(config.widths) != len(default):
-        raise UserError(f"shufflenet_v2 has {len(default)} widths with these options (by default {list(default)}), "
-                        f"got {len(config.widths)}")  # fmt: skip
-    return config.widths or default
-
-
-def _check_size(input_shape: tuple[int, int, int], least: int) -> None:
-    height, width, _ = input_shape
-    if min(height, width) < least:
-        raise UserError(f"shufflenet_v2 halves height and width {least.bit_length() - 1} times (layout embedded: twice): they "
-                        f"must be at least {least}, got {height}x{width}")  # fmt: skip
 
 
 def build(config: ShuffleNetV2, input_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs) -> nnx.Module:

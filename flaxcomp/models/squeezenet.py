@@ -13,11 +13,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from flaxcomp.errors import UserError
-from flaxcomp.models.config import Classifier, Count, Positive, Shape, Share, scaled
+from flaxcomp.models.config import Classifier, Count, Only, Positive, Shape, Share, a_third, check_size, scaled
 
 _FIRES = (128, 128, 256, 256, 384, 384, 512, 512)  # outputs of the fire modules, both versions
 _STEMS = {"1.0": (96, 7), "1.1": (64, 3)}  # channels and kernel of the first convolution
+_LEAST = {"1.0": 21, "1.1": 17}  # pixels of the image's sides
 _POOLS = {"1.0": (0, 3, 7), "1.1": (0, 2, 4)}  # fire modules that a max-pool comes before
 
 
@@ -30,10 +30,10 @@ class SqueezeNet(Classifier, frozen=True, kw_only=True):
     num_classes: Count = 1000
     input_shape: Shape = (224, 224, 3)
     layout: Literal["imagenet", "embedded"] = "imagenet"
-    version: Literal["1.0", "1.1"] = "1.0"  # imagenet
-    width_multiplier: Positive = 1.0  # imagenet: of all channels; rounded to multiples of 8
-    width: Annotated[Count, Meta(multiple_of=8)] = 64  # embedded: output channels of the first of three sub-networks
-    blocks: Count = 9  # embedded: fire modules of all three together
+    version: Annotated[Literal["1.0", "1.1"], Only("imagenet")] = "1.0"
+    width_multiplier: Annotated[Positive, Only("imagenet")] = 1.0  # of all channels; rounded to multiples of 8
+    width: Annotated[Count, Meta(multiple_of=8), Only("embedded")] = 64  # output channels of the first of three sub-networks
+    blocks: Annotated[Count, Only("embedded")] = 9  # fire modules of all three together
     norm: Literal["none", "batch"] | None = None  # batch norm before each ReLU; null: none in imagenet, batch in embedded
     se: Annotated[int, Meta(ge=0)] = 0  # reduction of the Squeeze-and-Excitation after each fire module; 0: none
     dropout: Share = 0.5  # share dropped before the last layer
@@ -53,27 +53,15 @@ def default_widths(config: SqueezeNet) -> tuple[int, ...]:
     if config.layout == "imagenet":
         fires = [width for out in _FIRES for width in (out // 8, out // 2, out // 2)]
         return tuple(scaled(width, config.width_multiplier) for width in (_STEMS[config.version][0], *fires))
-    if config.blocks % 3:
-        raise UserError(
-            f"squeezenet shares its blocks among three sub-networks: blocks must be a multiple of 3, got {config.blocks}"
-        )
-    outs = [config.width * 2**i for i in range(3) for _ in range(config.blocks // 3)]
+    outs = [config.width * 2**i for i in range(3) for _ in range(a_third("squeezenet", config.blocks))]
     return (16, *(width for out in outs for width in (out // 8, out // 2, out // 2)))
-
-
-def _checked_widths(config: SqueezeNet) -> tuple[int, ...]:
-    default = default_widths(config)
-    if config.widths and len(config.widths) != len(default):
-        raise UserError(f"squeezenet has {len(default)} widths with these options (by default {list(default)}), "
-                        f"got {len(config.widths)}")  # fmt: skip
-    return config.widths or default
 
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flaxcomp.models.layers import BatchNorm, Conv, Dense, Dropout, SqueezeExcite, flatten, global_avg_pool, max_pool
+from flaxcomp.models.layers import BatchNorm, Conv, Dense, Dropout, caffe_max_pool, flatten, global_avg_pool, squeeze_excite
 
 
 class _Convolution(nnx.Module):
@@ -97,7 +85,7 @@ class _Fire(nnx.Module):
         self.squeeze = _Convolution(c_in, squeezed, 1, 1, "SAME", batch, rngs)
         self.small = _Convolution(squeezed, small, 1, 1, "SAME", batch, rngs)
         self.large = _Convolution(squeezed, large, 3, 1, "SAME", batch, rngs)
-        self.se = nnx.data(SqueezeExcite(small + large, max(1, (small + large) // se), rngs=rngs) if se else None)
+        self.se = nnx.data(squeeze_excite(small + large, se, rngs))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.squeeze(x)
@@ -108,9 +96,9 @@ class _Fire(nnx.Module):
 class _Network(nnx.Module):
     def __init__(self, config: SqueezeNet, input_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs) -> None:
         self.imagenet = config.layout == "imagenet"
-        _check_size(input_shape, {"1.0": 21, "1.1": 17}[config.version] if self.imagenet else 4)
+        check_size("squeezenet", input_shape, _LEAST[config.version] if self.imagenet else 4, "shrinks its input")
         batch = (config.norm or ("none" if self.imagenet else "batch")) == "batch"
-        channels, *rest = _checked_widths(config)
+        channels, *rest = config.widths or default_widths(config)
         size, stride, padding = (_STEMS[config.version][1], 2, "VALID") if self.imagenet else (3, 1, "SAME")
         self.stem = _Convolution(input_shape[2], channels, size, stride, padding, batch, rngs)
         fires = []
@@ -129,21 +117,10 @@ class _Network(nnx.Module):
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         x = self.stem(x)
         for i, fire in enumerate(self.fires):
-            x = fire(_halved(x) if i in self.pools else x)
+            x = fire(caffe_max_pool(x) if i in self.pools else x)
         if self.imagenet:
             return flatten(global_avg_pool(nnx.relu(self.logits(self.dropout(x, rngs=rngs)))))
         return self.logits(self.dropout(flatten(global_avg_pool(x)), rngs=rngs))
-
-
-def _halved(x: jax.Array) -> jax.Array:
-    """3x3 max-pool of stride 2 that rounds up as Caffe's does: one pixel is padded at the end where the windows do not fit."""
-    return max_pool(x, 3, 2, "VALID" if x.shape[1] % 2 and x.shape[2] % 2 else "SAME")
-
-
-def _check_size(input_shape: tuple[int, int, int], least: int) -> None:
-    if min(input_shape[:2]) < least:
-        raise UserError(f"squeezenet shrinks its input: height and width must be at least {least} with these options, "
-                        f"got {input_shape[0]}x{input_shape[1]}")  # fmt: skip
 
 
 def build(config: SqueezeNet, input_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs) -> nnx.Module:

@@ -5,10 +5,10 @@ expands again; its input is added, through a 1x1 convolution where the shape cha
 Caffe files.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from flaxcomp.errors import UserError
-from flaxcomp.models.config import Classifier, Count, Positive, Shape, Share
+from flaxcomp.models.config import Classifier, Count, Only, Positive, Shape, Share, a_third, check_size
 
 _UNITS = {1: (6, 6, 8, 1), 2: (6, 6, 8, 1), 3: (4, 8, 8, 1), 4: (2, 10, 8, 1), 5: (2, 4, 14, 1)}
 _STAGES = (32, 64, 128, 256)
@@ -25,12 +25,11 @@ class SqueezeNext(Classifier, frozen=True, kw_only=True):
     num_classes: Count = 1000
     input_shape: Shape = (227, 227, 3)
     layout: Literal["imagenet", "embedded"] = "imagenet"
-    version: Literal[1, 2, 3, 4, 5] = (
-        1  # imagenet: how many units each stage has; from 2 on the first convolution is 5x5, not 7x7
-    )
-    width_multiplier: Positive = 1.0  # imagenet: 1, 1.5 and 2 are published
-    width: Count = 48  # embedded: output channels of the first of three stages; doubled in each following one
-    blocks: Count = 9  # embedded: units of all three stages together
+    # how many units each stage has; from 2 on the first convolution is 5x5, not 7x7
+    version: Annotated[Literal[1, 2, 3, 4, 5], Only("imagenet")] = 1
+    width_multiplier: Annotated[Positive, Only("imagenet")] = 1.0  # 1, 1.5 and 2 are published
+    width: Annotated[Count, Only("embedded")] = 48  # output channels of the first of three stages; then doubled
+    blocks: Annotated[Count, Only("embedded")] = 9  # units of all three stages together
     dropout: Share = 0.0  # share dropped before the logits
     widths: tuple[Count, ...] = ()
 
@@ -63,17 +62,13 @@ def default_widths(config: SqueezeNext) -> tuple[int, ...]:
 def _units(config: SqueezeNext) -> tuple[int, ...]:
     if config.layout == "imagenet":
         return _UNITS[config.version]
-    if config.blocks % 3:
-        raise UserError(
-            f"squeezenext shares its blocks among three stages: blocks must be a multiple of 3, got {config.blocks}"
-        )
-    return (config.blocks // 3,) * 3
+    return (a_third("squeezenext", config.blocks),) * 3
 
 
 import jax
 from flax import nnx
 
-from flaxcomp.models.layers import ConvBN, Dense, Dropout, flatten, global_avg_pool, max_pool
+from flaxcomp.models.layers import ConvBN, Dense, Dropout, caffe_max_pool, flatten, global_avg_pool
 
 
 class _Unit(nnx.Module):
@@ -117,8 +112,10 @@ class _Unit(nnx.Module):
 class _Network(nnx.Module):
     def __init__(self, config: SqueezeNext, input_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs) -> None:
         self.imagenet = config.layout == "imagenet"
-        _check_size(input_shape, self.imagenet)
-        widths = iter(_checked_widths(config))
+        # 35: (35 - 7) / 2 + 1 = 15 behind the first convolution, 7 behind the pool, then 4, 2, 1
+        least, times = (35, 5) if self.imagenet else (4, 2)
+        check_size("squeezenext", input_shape, least, f"halves height and width {times} times")
+        widths = iter(config.widths or default_widths(config))
         channels, init = next(widths), nnx.initializers.xavier_uniform()
         size, stride, padding = (7 if config.version == 1 else 5, 2, "VALID") if self.imagenet else (3, 1, "SAME")
         self.stem = ConvBN(input_shape[2], channels, size, stride, padding=padding, kernel_init=init, rngs=rngs)
@@ -141,28 +138,12 @@ class _Network(nnx.Module):
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         x = self.stem(x)
         if self.imagenet:
-            x = max_pool(x, 3, 2)
+            x = caffe_max_pool(x)
         for unit in self.units:
             x = unit(x)
         if self.last is not None:
             x = self.last(x)
         return self.logits(self.dropout(flatten(global_avg_pool(x)), rngs=rngs))
-
-
-def _checked_widths(config: SqueezeNext) -> tuple[int, ...]:
-    default = default_widths(config)
-    if config.widths and len(config.widths) != len(default):
-        raise UserError(f"squeezenext has {len(default)} widths with these options (by default {list(default)}), "
-                        f"got {len(config.widths)}")  # fmt: skip
-    return config.widths or default
-
-
-def _check_size(input_shape: tuple[int, int, int], imagenet: bool) -> None:
-    height, width, _ = input_shape
-    least = 35 if imagenet else 4  # 35: (35 - 7) / 2 + 1 = 15 behind the first convolution, 7 behind the pool, then 4, 2, 1
-    if min(height, width) < least:
-        raise UserError(f"squeezenext halves height and width {5 if imagenet else 2} times (layout embedded: twice): they must "
-                        f"be at least {least}, got {height}x{width}")  # fmt: skip
 
 
 def build(config: SqueezeNext, input_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs) -> nnx.Module:

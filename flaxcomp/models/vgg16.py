@@ -6,8 +6,7 @@ ReLU and dropout, then the logits. CramNet narrows the ImageNet form (Hoffman 20
 
 from typing import Literal
 
-from flaxcomp.errors import UserError
-from flaxcomp.models.config import Classifier, Count, Positive, Shape, Share, scaled
+from flaxcomp.models.config import Classifier, Count, Positive, Shape, Share, check_size, scaled
 
 _GROUPS = (2, 2, 3, 3, 3)  # convolutions between max-pools
 _CHANNELS = (64, 128, 256, 512, 512)
@@ -39,14 +38,6 @@ def default_widths(config: VGG16) -> tuple[int, ...]:
     return tuple(scaled(width, config.width_multiplier) for width in (*convolutions, *_HIDDEN[config.layout]))
 
 
-def _checked_widths(config: VGG16) -> tuple[int, ...]:
-    default = default_widths(config)
-    if config.widths and len(config.widths) != len(default):
-        raise UserError(f"vgg16 has {len(default)} widths in layout {config.layout} (by default {list(default)}), "
-                        f"got {len(config.widths)}")  # fmt: skip
-    return config.widths or default
-
-
 import jax
 from flax import nnx
 
@@ -56,9 +47,8 @@ from flaxcomp.models.layers import BatchNorm, Conv, Dense, Dropout, flatten, max
 class _Network(nnx.Module):
     def __init__(self, config: VGG16, input_shape: tuple[int, int, int], num_classes: int, rngs: nnx.Rngs) -> None:
         height, width, channels = input_shape
-        if min(height, width) < 32:
-            raise UserError(f"vgg16 halves its input five times: height and width must be at least 32, got {height}x{width}")
-        widths = _checked_widths(config)
+        check_size("vgg16", input_shape, 32, "halves its input five times")
+        widths = config.widths or default_widths(config)
         count = sum(_GROUPS)
         batch = (config.norm or ("batch" if config.layout == "cifar" else "none")) == "batch"
         init = nnx.initializers.he_normal()

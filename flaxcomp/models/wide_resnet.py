@@ -18,10 +18,9 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from flaxcomp.errors import UserError
-from flaxcomp.models.config import Classifier, Count, Shape, Share
+from flaxcomp.models.config import Classifier, Count, Only, Shape, Share, a_third, check_halvings
 
 _STEM = 16
-_DEPTH, _WIDEN_FACTOR = 40, 2
 
 
 class WideResNet(Classifier, frozen=True, kw_only=True):
@@ -34,18 +33,13 @@ class WideResNet(Classifier, frozen=True, kw_only=True):
     num_classes: Count = 10
     input_shape: Shape = (32, 32, 3)
     layout: Literal["cifar", "embedded"] = "cifar"
-    depth: Count = _DEPTH  # cifar: layers with weights
-    widen_factor: Count = _WIDEN_FACTOR  # cifar: the first stage's channels / 16
-    blocks: Annotated[int, Meta(ge=0)] = 0  # embedded: of all three stages together
-    width: Annotated[int, Meta(ge=0)] = 0  # embedded: the first stage's channels
+    depth: Annotated[Count, Only("cifar")] = 40  # layers with weights
+    widen_factor: Annotated[Count, Only("cifar")] = 2  # the first stage's channels / 16
+    blocks: Annotated[Count, Only("embedded")] = 9  # of all three stages together
+    width: Annotated[Count, Only("embedded")] = 16  # the first stage's channels
     se: Annotated[int, Meta(ge=0)] = 0  # Squeeze-and-Excitation's reduction; 0: none
     dropout: Share = 0.0  # share dropped between a block's convolutions
     widths: tuple[Count, ...] = ()  # () = as the other options say
-
-    def __post_init__(self) -> None:
-        wanted = len(default_widths(self))
-        if self.widths and len(self.widths) != wanted:
-            raise UserError(f"wide_resnet.widths: this layout has {wanted} free widths, got {len(self.widths)}")
 
 
 def default_widths(config: WideResNet) -> tuple[int, ...]:
@@ -66,21 +60,12 @@ def blocks_a_stage(config: WideResNet) -> int:
     """The number of blocks in each of the three stages.
 
     Raises:
-        UserError: the depth does not fit, or options belong to the other layout.
+        UserError: no three stages of equal depth make this depth, or these blocks.
     """
     if config.layout == "embedded":
-        if (config.depth, config.widen_factor) != (_DEPTH, _WIDEN_FACTOR) or not config.width:
-            raise UserError("wide_resnet: layout embedded is given by blocks and width, not by depth and widen_factor; got "
-                            f"blocks {config.blocks}, width {config.width}")  # fmt: skip
-        if config.blocks < 3 or config.blocks % 3:
-            raise UserError(f"wide_resnet.blocks: three stages of equal depth need a multiple of 3, got {config.blocks}")
-        return config.blocks // 3
-    if config.blocks or config.width:
-        raise UserError(
-            "wide_resnet: blocks and width belong to layout embedded; layout cifar is given by depth and widen_factor"
-        )
+        return a_third("wide_resnet", config.blocks)
     if config.depth < 10 or (config.depth - 4) % 6:
-        raise UserError(f"wide_resnet.depth: layout cifar has 6n + 4 layers (16, 22, 28, 40), got {config.depth}")
+        raise UserError(f"model.depth of wide_resnet: layout cifar has 6n + 4 layers (16, 22, 28, 40), got {config.depth}")
     return (config.depth - 4) // 6
 
 
@@ -93,10 +78,17 @@ from typing import Any
 import jax
 from flax import nnx
 
-from flaxcomp.models.layers import BatchNorm, Conv, Dense, Dropout, SqueezeExcite, flatten, global_avg_pool
-
-_HE = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")  # as in the authors' code
-_LOGITS = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # Torch's dense layer; its bias starts at 0 there
+from flaxcomp.models.layers import (
+    HE_FAN_OUT,
+    TORCH_DENSE,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    flatten,
+    global_avg_pool,
+    squeeze_excite,
+)
 
 
 class _Block(nnx.Module):
@@ -109,7 +101,7 @@ class _Block(nnx.Module):
         self.conv1 = _conv(c_in, inside, 3, stride, padding, rngs)
         self.dropout = Dropout(config.dropout)
         self.conv2 = _conv(inside, c_out, 3, 1, "SAME", rngs)
-        self.se = nnx.data(SqueezeExcite(c_out, max(1, c_out // config.se), rngs=rngs) if config.se else None)
+        self.se = nnx.data(squeeze_excite(c_out, config.se, rngs))
         self.projection = nnx.data(_conv(c_in, c_out, 1, stride, "VALID", rngs) if projects else None)
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
@@ -139,7 +131,7 @@ class _Network(nnx.Module):
                 c = c_out
         self.blocks = nnx.List(blocks)
         self.bn = BatchNorm(c, momentum=0.9, rngs=rngs)
-        self.logits = Dense(c, num_classes, kernel_init=_LOGITS, rngs=rngs)
+        self.logits = Dense(c, num_classes, kernel_init=TORCH_DENSE, rngs=rngs)
 
     def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         x = self.stem(x)
@@ -150,16 +142,11 @@ class _Network(nnx.Module):
 
 def _conv(c_in: int, c_out: int, size: int, stride: int, padding: Any, rngs: nnx.Rngs) -> Conv:
     return Conv(
-        c_in, c_out, (size, size), strides=(stride, stride), padding=padding, use_bias=False, kernel_init=_HE, rngs=rngs
+        c_in, c_out, (size, size), strides=(stride, stride), padding=padding, use_bias=False, kernel_init=HE_FAN_OUT, rngs=rngs
     )
 
 
 def build(config: WideResNet, input_shape: Shape, num_classes: int, rngs: nnx.Rngs) -> nnx.Module:
     """Return the network; see `flaxcomp.models.registry.build`."""
-    height, width, channels = input_shape
-    for stage in (2, 3):
-        if min(height, width) < 2:
-            raise UserError(f"wide_resnet: stage {stage} halves what it is given, which must be 2x2 pixels at least; an input "
-                            f"of {input_shape[0]}x{input_shape[1]} gives it {height}x{width}")  # fmt: skip
-        height, width = (height + 1) // 2, (width + 1) // 2
-    return _Network(config, channels, num_classes, rngs)
+    check_halvings("wide_resnet", input_shape, input_shape[:2], ["stage 2", "stage 3"], up=True)
+    return _Network(config, input_shape[2], num_classes, rngs)

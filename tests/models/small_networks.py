@@ -1,6 +1,5 @@
 """What the tests of single architectures share: a network from its options, its structure, and its logits."""
 
-import importlib
 import math
 from typing import Any
 
@@ -13,26 +12,23 @@ from flaxcomp.models import registry
 
 
 def small(name: str) -> dict[str, Any]:
-    """The options of the reduced network that `name`'s file gives for tests."""
-    return {
-        "name": name,
-        "input_shape": (32, 32, 3),
-        "num_classes": 10,
-        **importlib.import_module(f"flaxcomp.models.{name}").SMALL,
-    }
+    """The reduced network that `name`'s file gives for tests; where it gives no input, the published one if that is small."""
+    published: Any = registry.config_of({"name": name})
+    shape = published.input_shape if published.input_shape[0] <= 32 else (32, 32, 3)
+    return {"input_shape": shape, "num_classes": 10, **registry.small(name)}
 
 
 def default_widths(model: dict[str, Any]) -> tuple[int, ...]:
     """The widths that the other options of `model` stand for."""
-    module = importlib.import_module(f"flaxcomp.models.{model['name']}")
-    widths: tuple[int, ...] = module.default_widths(registry.config_of(model))
+    widths = registry.default_widths(model)
+    assert widths is not None
     return widths
 
 
-def network(model: dict[str, Any]) -> nnx.Module:
+def network(model: dict[str, Any], seed: int = 0) -> nnx.Module:
     """Build `model` in evaluation mode, as its own options say."""
     config: Any = registry.config_of(model)
-    built = registry.build(model, config.input_shape, config.num_classes, nnx.Rngs(params=jax.random.key(0)))
+    built = registry.build(model, config.input_shape, config.num_classes, nnx.Rngs(params=jax.random.key(seed)))
     built.eval()
     return built
 
@@ -46,6 +42,34 @@ def structure(model: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 def trainable(model: dict[str, Any]) -> int:
     """How many numbers training changes, from the structure alone."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(nnx.eval_shape(lambda: network(model)), nnx.Param)))
+
+
+def check_training(model: dict[str, Any]) -> None:
+    """In training mode and as bfloat16 in evaluation mode: logits of the right shape and dtype, nothing computed."""
+    config: Any = registry.config_of(model)
+
+    def forward(x: jax.Array) -> jax.Array:
+        built = network(model)
+        if x.dtype == jnp.float32:
+            built.train()
+        graph, state = nnx.split(built)
+        state = jax.tree.map(lambda leaf: leaf.astype(x.dtype) if leaf.dtype == jnp.float32 else leaf, state)
+        logits: jax.Array = nnx.merge(graph, state)(x, rngs=nnx.Rngs(dropout=0))
+        return logits
+
+    for dtype in (jnp.float32, jnp.bfloat16):
+        logits = jax.eval_shape(forward, jax.ShapeDtypeStruct((2, *config.input_shape), dtype))
+        assert (logits.shape, logits.dtype) == ((2, config.num_classes), dtype)
+
+
+def check_dropout(model: dict[str, Any]) -> None:
+    """Dropout before the logits acts in training mode only."""
+    config: Any = registry.config_of(model)
+    built = network({**model, "dropout": 0.5})
+    x = jax.random.normal(jax.random.key(0), (2, *config.input_shape))
+    np.testing.assert_array_equal(built(x), built(x))
+    built.train()
+    assert not np.allclose(*[built(x, rngs=nnx.Rngs(dropout=seed)) for seed in (0, 1)])
 
 
 def check_widths(model: dict[str, Any]) -> None:

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from flaxcomp.errors import UserError
 from flaxcomp.models import condensenet, registry
-from flaxcomp.models.condensenet import SMALL, CondenseNet, condensation_mask, condensation_steps, default_widths
+from flaxcomp.models.condensenet import SMALL, CondenseNet, condensation_mask, condensation_steps
 from flaxcomp.models.counting import count
+from small_networks import check_training, check_widths, small
 
 CIFAR, IMAGENET = ((32, 32, 3), 10), ((224, 224, 3), 1000)
 BIG = {"layout": "imagenet", "depth": 74}
+NAME = "condensenet"
 PUBLISHED = [  # options of the condensed form, data, trainable parameters, multiply-adds, as published: M parameters, M FLOPs
     ({"depth": 50}, CIFAR, 216_506, 27.19e6, (0.22, 28.6)),
     ({"depth": 74}, CIFAR, 405_466, 49.21e6, (0.41, 51.9)),
@@ -55,16 +57,9 @@ def test_published_sizes(
     assert (counts.macs + relus_and_pools(options, data)) / 1e6 == pytest.approx(published[1], rel=2e-3)
 
 
-def shapes(options: dict[str, Any]) -> Any:
-    """Paths and shapes of everything the network keeps."""
-    network = nnx.eval_shape(lambda: registry.build({"name": "condensenet", **options}, (32, 32, 3), 10, nnx.Rngs(0)))
-    return jax.tree.map(lambda x: x.shape, nnx.to_pure_dict(nnx.state(network)))
-
-
 @pytest.mark.parametrize("options", [{}, {"form": "condensed"}, {**BIG, "groups": 8}, SMALL])
-def test_default_widths_build_the_same(options: dict[str, Any]) -> None:
-    widths = default_widths(registry.config_of({"name": "condensenet", **options}))  # type: ignore[arg-type]
-    assert shapes({**options, "widths": widths}) == shapes(options)
+def test_widths_describe_the_network(options: dict[str, Any]) -> None:
+    check_widths({"name": NAME, **options})
 
 
 def test_narrower_widths() -> None:
@@ -159,20 +154,9 @@ def test_group_lasso() -> None:
     assert float(condensenet.group_lasso(network)) == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("options", [{"dropout": 0.2}, {"form": "condensed", "classifier_kept": 0.5}])
-def test_logits(options: dict[str, Any], dtype: Any) -> None:
-    def forward(x: jax.Array) -> jax.Array:
-        network = registry.build({"name": "condensenet", **SMALL, **options}, (16, 16, 3), 10, nnx.Rngs(params=0))
-        if dtype == jnp.bfloat16:
-            network.eval()  # batch statistics are kept in float32
-        graph, floats, rest = nnx.split(network, lambda _, v: jnp.issubdtype(v.dtype, jnp.floating), ...)  # type: ignore[misc]
-        network = nnx.merge(graph, jax.tree.map(lambda value: value.astype(dtype), floats), rest)
-        logits: jax.Array = network(x, rngs=nnx.Rngs(dropout=0))
-        return logits
-
-    logits = jax.eval_shape(forward, jax.ShapeDtypeStruct((2, 16, 16, 3), dtype))
-    assert (logits.shape, logits.dtype) == ((2, 10), dtype)
+def test_logits(options: dict[str, Any]) -> None:
+    check_training({**small(NAME), **options})
 
 
 @pytest.mark.parametrize(("options", "shape", "message"), [
@@ -181,7 +165,7 @@ def test_logits(options: dict[str, Any], dtype: Any) -> None:
     ({"groups": 3}, (32, 32, 3), "layer 1: inputs must be a multiple of 3, got 16"),
     ({"groups": 16}, (32, 32, 3), "layer 1: 3x3 channels must be a multiple of 16, got 8"),
     ({**SMALL, "widths": [8, 15, 4, 32, 8, 64, 16]}, (32, 32, 3), "layer 1: 1x1 channels must be a multiple of 2, got 15"),
-    ({**SMALL, "widths": [8]}, (32, 32, 3), "has 7 free widths, got 1"),
+    ({**SMALL, "widths": [8]}, (32, 32, 3), "has 7 widths .*, got 1"),
     ({"condense_until": 0}, (32, 32, 3), "model.condense_until of condensenet"),
     (SMALL, (16, 3, 3), "block 3 halves .* an input of 16x3 gives it 8x1"),
 ])  # fmt: skip

@@ -11,10 +11,12 @@ from flax import nnx
 from flaxcomp.errors import UserError
 from flaxcomp.models import densenet, registry
 from flaxcomp.models.counting import count
-from flaxcomp.models.densenet import SMALL, default_widths
+from flaxcomp.models.densenet import SMALL
+from small_networks import check_training, check_widths, small
 
 IMAGENET, CIFAR = ((224, 224, 3), 1000), ((32, 32, 3), 10)
 PLAIN = {"bottleneck": False, "compression": 1.0}
+NAME = "densenet"
 PUBLISHED = [  # options, data, trainable parameters, multiply-adds, source
     ({}, CIFAR, 769_162, 0.288e9, "BC-100-12; Huang et al. table 2: 0.8 M; the authors' code: 0.29 G"),
     ({**PLAIN, "depth": 40}, CIFAR, 1_019_722, 0.265e9, "table 2: 1.0 M"),
@@ -36,16 +38,9 @@ def test_published_sizes(options: dict[str, Any], data: Any, parameters: int, ma
     assert counts.macs == pytest.approx(macs, rel=0.01), source
 
 
-def shapes(options: dict[str, Any]) -> Any:
-    """Paths and shapes of everything the network keeps."""
-    network = nnx.eval_shape(lambda: registry.build({"name": "densenet", **options}, (32, 32, 3), 10, nnx.Rngs(0)))
-    return jax.tree.map(lambda x: x.shape, nnx.to_pure_dict(nnx.state(network)))
-
-
 @pytest.mark.parametrize("options", [{}, {**PLAIN, "depth": 13}, SMALL, {"layout": "imagenet", "depth": 121}])
-def test_default_widths_build_the_same(options: dict[str, Any]) -> None:
-    widths = default_widths(registry.config_of({"name": "densenet", **options}))  # type: ignore[arg-type]
-    assert shapes({**options, "widths": widths}) == shapes(options)
+def test_widths_describe_the_network(options: dict[str, Any]) -> None:
+    check_widths({"name": NAME, **options})
 
 
 def test_narrower_widths() -> None:
@@ -61,22 +56,9 @@ def test_narrower_widths() -> None:
     assert count(options, (16, 16, 3), 10).trainable_params == total + 2 * c + 10 * c + 10
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("options", [{}, {**PLAIN, "dropout": 0.2}])
-def test_logits(options: dict[str, Any], dtype: Any) -> None:
-    options = {"name": "densenet", **SMALL, **options}
-
-    def forward(x: jax.Array) -> jax.Array:
-        network = registry.build(options, (16, 16, 3), 10, nnx.Rngs(params=0))
-        if dtype == jnp.bfloat16:
-            network.eval()  # batch statistics are kept in float32
-        graph, floats, rest = nnx.split(network, lambda _, v: jnp.issubdtype(v.dtype, jnp.floating), ...)  # type: ignore[misc]
-        network = nnx.merge(graph, jax.tree.map(lambda value: value.astype(dtype), floats), rest)
-        logits: jax.Array = network(x, rngs=nnx.Rngs(dropout=0))
-        return logits
-
-    logits = jax.eval_shape(forward, jax.ShapeDtypeStruct((2, *options["input_shape"]), dtype))
-    assert (logits.shape, logits.dtype) == ((2, 10), dtype)
+def test_logits(options: dict[str, Any]) -> None:
+    check_training({**small(NAME), **options})
 
 
 @pytest.mark.parametrize(("options", "shape", "message"), [
@@ -85,7 +67,7 @@ def test_logits(options: dict[str, Any], dtype: Any) -> None:
     ({"depth": 4}, (32, 32, 3), "got 4"),
     ({"layout": "imagenet"}, (224, 224, 3), "121, 161, 169, 201 layers, got bottleneck True, depth 100"),
     ({**SMALL, "compression": 0.01}, (32, 32, 3), "a transition must keep a channel at least, got 0.01"),
-    ({**SMALL, "widths": [16]}, (32, 32, 3), "has 9 free widths, got 1"),
+    ({**SMALL, "widths": [16]}, (32, 32, 3), "has 9 widths .*, got 1"),
     (SMALL, (16, 3, 3), "transition 2 halves .* an input of 16x3 gives it 8x1"),
     ({"layout": "imagenet", "depth": 121}, (28, 28, 3), "transition 3 halves .* gives it 1x1"),
 ])  # fmt: skip

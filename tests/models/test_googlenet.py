@@ -17,7 +17,7 @@ PAPER = {"name": NAME, "norm": "none", "large_kernel": 5}
 
 @pytest.mark.parametrize(("options", "params"), [
     ({}, 6_624_904),  # torchvision's GoogLeNet_Weights: num_params
-    ({"auxiliary": True}, 13_004_888),  # torchvision's googlenet(aux_logits=True), the network of the tests below
+    ({"auxiliary": True}, 13_004_888),  # torchvision's googlenet(aux_logits=True)
     ({"norm": "none", "large_kernel": 5}, 6_998_552),  # the paper's table 1 with biases, Caffe's bvlc_googlenet
     ({"norm": "none", "large_kernel": 5, "auxiliary": True}, 13_378_280),  # the same with both heads
 ])  # fmt: skip
@@ -107,11 +107,12 @@ def test_auxiliary_heads_run_in_training_only() -> None:
 @pytest.mark.parametrize(("options", "message"), [
     ({"widths": (64, 64)}, "57 widths .*, got 2"),
     ({"layout": "cifar", "auxiliary": True, "widths": (8,) * 55}, "59 widths .*, got 55"),
-    ({"input_shape": (14, 32, 3)}, "at least 15 in layout imagenet, got 14x32"),
+    ({"input_shape": (14, 32, 3)}, "layout imagenet.* at least 15, got 14x32"),
     ({"input_shape": (64, 64, 3), "auxiliary": True}, "average 5x5 pixels .* got 4x4"),
     ({"large_kernel": 7}, "model.large_kernel of googlenet"),
     ({"norm": "lrn"}, "model.norm of googlenet"),
-    ({"auxiliary_weight": -0.1}, "model.auxiliary_weight of googlenet"),
+    ({"auxiliary": True, "auxiliary_weight": -0.1}, "model.auxiliary_weight of googlenet"),
+    ({"auxiliary_weight": 0.1}, "model.auxiliary_weight of googlenet: only auxiliary true has it, got auxiliary false"),
     ({"layout": "embedded"}, "model.layout of googlenet"),
 ])  # fmt: skip
 def test_impossible_options(options: dict[str, object], message: str) -> None:

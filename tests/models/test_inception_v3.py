@@ -16,6 +16,7 @@ NAME = "inception_v3"
 # (options, parameters, trainable parameters); multiply-adds: 5.713 billion, torchvision's Inception_V3_Weights `_ops`.
 PUBLISHED = [
     ({}, 27_161_264 + 36_224, 27_161_264),  # torchvision, num_params with the auxiliary classifier
+    ({"auxiliary": False}, 23_834_568 + 34_432, 23_834_568),  # torchvision without it
     ({"auxiliary": False, "scale": False}, 23_851_784, 23_817_352),  # keras.applications, summary
 ]
 

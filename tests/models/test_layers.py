@@ -90,6 +90,22 @@ def test_conv_layer_gives_the_same_in_any_context(arguments: dict[str, object]) 
     np.testing.assert_array_equal(inner, outside)
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_masked_kernel_stays_masked_in_any_context(size: int) -> None:
+    mask = jax.random.bernoulli(jax.random.key(2), 0.5, (size, size, 4, 6)).astype(jnp.float32)
+    conv = layers.Conv(4, 6, (size, size), mask=mask, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 4))
+    with layers.fast_forms():
+        fast = conv(x)
+    np.testing.assert_allclose(fast, plain(x, conv.kernel.get_value() * mask), atol=1e-5)
+
+
+def test_caffes_max_pool_rounds_up() -> None:
+    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    np.testing.assert_array_equal(layers.caffe_max_pool(x)[0, :, :, 0], [[10, 11], [14, 15]])
+    assert [layers.caffe_max_pool(jnp.zeros((1, n, n, 1))).shape[1] for n in (111, 112, 54, 5)] == [55, 56, 27, 2]
+
+
 def test_plain_forms_trace_to_the_librarys_convolution() -> None:
     conv = layers.Conv(1, 3, (5, 5), rngs=nnx.Rngs(0))
     x = jnp.zeros((1, 28, 28, 1))

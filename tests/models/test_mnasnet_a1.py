@@ -63,7 +63,7 @@ def test_widths_describe_the_network(model: dict[str, object]) -> None:
 
 def test_narrower_widths_keep_every_addition() -> None:
     model = small(NAME)
-    assert default_widths(model) == (16, 32, 8, 64, 8, 64, 16, 32, 128, 16, 128, 32, 64, 256, 32)
+    assert default_widths(model) == (16, 32, 64, 64, 32, 128, 128, 64, 256)
     narrow = {**model, "se": 0, "widths": (5, 7, 3, 9, 11, 2, 13, 5, 4)}
     blocks = [(9, 5, 7, 5), (9, 5, 3, 5), (25, 5, 9, 11), (9, 11, 2, 11), (25, 11, 13, 5), (9, 5, 4, 5)]
     wanted = sum((taps + 4) * hidden + c_in * hidden + hidden * out + 2 * out for taps, c_in, hidden, out in blocks)
@@ -88,9 +88,10 @@ def test_forward() -> None:
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"layout": "embedded", "blocks": 10}, "multiple of 3, got 10"),
-    ({"widths": (32, 64)}, "32 widths .*, got 2"),
+    ({"widths": (32, 64)}, "24 widths .*, got 2"),
     ({"layout": "cifar"}, f"model.layout of {NAME}"),
-    ({"expansion": 0}, f"model.expansion of {NAME}"),
+    ({"layout": "embedded", "expansion": 0}, f"model.expansion of {NAME}"),
+    ({"expansion": 4}, f"model.expansion of {NAME}: only layout embedded has it"),
     ({"se": -1}, f"model.se of {NAME}"),
 ])  # fmt: skip
 def test_impossible_options_are_refused_without_building(options: dict[str, object], message: str) -> None:

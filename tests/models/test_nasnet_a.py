@@ -17,7 +17,7 @@ LARGE = {"cells": 6, "filters": 4032, "stem": 96, "skip_reduction": True, "input
 def test_published_sizes() -> None:
     counts = count({"name": NAME}, (224, 224, 3), 1000)
     assert (counts.params, counts.trainable_params) == (5_326_716, 5_289_978)  # keras.applications.NASNetMobile
-    assert counts.macs == pytest.approx(564e6, rel=0.01)  # paper, table 3
+    assert counts.macs == pytest.approx(564e6, rel=0.01)  # paper, table 3, and the README of its code
 
 
 @pytest.mark.slow

@@ -11,9 +11,11 @@ from flax import nnx
 from flaxcomp.errors import UserError
 from flaxcomp.models import registry
 from flaxcomp.models.counting import count
-from flaxcomp.models.resnet import SMALL, default_widths
+from flaxcomp.models.resnet import SMALL
+from small_networks import check_training, check_widths, small, structure
 
 IMAGENET, CIFAR = ((224, 224, 3), 1000), ((32, 32, 3), 10)
+NAME = "resnet"
 PUBLISHED = [  # options, data, trainable parameters, multiply-adds, source
     ({"depth": 18}, IMAGENET, 11_689_512, 1.814e9, "torchvision"),
     ({"depth": 34}, IMAGENET, 21_797_672, 3.664e9, "torchvision"),
@@ -38,18 +40,11 @@ def test_published_sizes(options: dict[str, Any], data: Any, parameters: int, ma
     assert counts.macs == pytest.approx(macs, rel=0.01), source
 
 
-def shapes(options: dict[str, Any]) -> Any:
-    """Paths and shapes of everything the network keeps."""
-    network = nnx.eval_shape(lambda: registry.build({"name": "resnet", **options}, (32, 32, 3), 10, nnx.Rngs(0)))
-    return jax.tree.map(lambda x: x.shape, nnx.to_pure_dict(nnx.state(network)))
-
-
 @pytest.mark.parametrize(
     "options", [{"depth": 18}, {"depth": 50}, {"layout": "cifar", "depth": 20}, {**SMALL, "shortcut": "B"}]
 )
-def test_default_widths_build_the_same(options: dict[str, Any]) -> None:
-    widths = default_widths(registry.config_of({"name": "resnet", **options}))  # type: ignore[arg-type]
-    assert shapes({**options, "widths": widths}) == shapes(options)
+def test_widths_describe_the_network(options: dict[str, Any]) -> None:
+    check_widths({"name": NAME, **options})
 
 
 def test_narrower_widths() -> None:
@@ -59,33 +54,25 @@ def test_narrower_widths() -> None:
     counts = count({"name": "resnet", **SMALL, "widths": widths}, (16, 16, 3), 10)
     assert counts.trainable_params == 9 * kernels + 2 * norms + 31 * 10
     bottlenecks = (20, 60, *(11, 12) * 3, 90, *(13, 14) * 4, 120, *(15, 16) * 6, 200, *(17, 18) * 3)
-    assert shapes({"widths": bottlenecks})["blocks"][13]["projection"]["conv"]["kernel"] == (1, 1, 120, 200)
+    paths = structure({"name": NAME, "widths": bottlenecks})
+    assert paths["['blocks'][13]['projection']['conv']['kernel'].value"] == (1, 1, 120, 200)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("options", [{}, {"shortcut": "B", "se": 4, "dropout": 0.2}])
-def test_logits(options: dict[str, Any], dtype: Any) -> None:
-    def forward(x: jax.Array) -> jax.Array:
-        network = registry.build({"name": "resnet", **SMALL, **options}, (16, 16, 3), 10, nnx.Rngs(params=0))
-        if dtype == jnp.bfloat16:
-            network.eval()  # batch statistics are kept in float32
-        graph, floats, rest = nnx.split(network, lambda _, v: jnp.issubdtype(v.dtype, jnp.floating), ...)  # type: ignore[misc]
-        network = nnx.merge(graph, jax.tree.map(lambda value: value.astype(dtype), floats), rest)
-        logits: jax.Array = network(x, rngs=nnx.Rngs(dropout=0))
-        return logits
-
-    logits = jax.eval_shape(forward, jax.ShapeDtypeStruct((2, 16, 16, 3), dtype))
-    assert (logits.shape, logits.dtype) == ((2, 10), dtype)
+def test_logits(options: dict[str, Any]) -> None:
+    check_training({**small(NAME), **options})
 
 
 @pytest.mark.parametrize(("options", "shape", "message"), [
     ({"depth": 21}, (32, 32, 3), "layout imagenet has 18, 34, 50, 101, 152 layers, got 21"),
     ({"layout": "cifar", "depth": 18}, (32, 32, 3), "layout cifar has 6n . 2 layers .*, got 18"),
     ({"layout": "cifar", "depth": 2}, (32, 32, 3), "got 2"),
-    ({"layout": "cifar", "depth": 8, "widths": [16]}, (32, 32, 3), "has 6 free widths, got 1"),
+    ({"layout": "cifar", "depth": 8, "widths": [16]}, (32, 32, 3), "has 6 widths .*, got 1"),
     ({"layout": "cifar", "depth": 8, "widths": [16, 16, 15, 32, 64, 64]}, (32, 32, 3), "stage 2 needs 16 at least, got 15"),
     ({}, (16, 32, 3), "stage 4 halves .* an input of 16x32 gives it 1x2"),
     ({"shortcut": "C"}, (32, 32, 3), "model.shortcut of resnet"),
+    ({"depth": 34, "stride_at": "1x1"}, (224, 224, 3), "only bottlenecks .depth 50 and more. have it, got depth 34"),
+    ({"layout": "cifar", "depth": 20, "stride_at": "3x3"}, (32, 32, 3), "model.stride_at .* only layout imagenet has it"),
 ])  # fmt: skip
 def test_impossible_nets_are_refused(options: dict[str, Any], shape: tuple[int, int, int], message: str) -> None:
     with pytest.raises(UserError, match=message):

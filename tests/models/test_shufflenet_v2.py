@@ -10,15 +10,17 @@ from flaxcomp.models.counting import count
 from small_networks import check_forward, check_widths, default_widths, network, small, trainable
 
 NAME = "shufflenet_v2"
-# torchvision's ShuffleNet_V2_X*_Weights: num_params; multiply-adds in millions: paper, table 8 (torchvision: 145 at 1.0).
-PUBLISHED = [(0.5, 1_366_792, 41), (1.0, 2_278_604, 146), (1.5, 3_503_624, 299), (2.0, 7_393_996, 591)]
+# torchvision's ShuffleNet_V2_X*_Weights: num_params, and _ops, multiply-adds in millions. The paper (table 8) and the README of
+# its authors' code print more, 41, 146, 299 and 591, and no convention; 299 and 591 are 1.1 % and 1.3 % above their layers'.
+PUBLISHED = [(0.5, 1_366_792, 40, 41), (1.0, 2_278_604, 145, 146), (1.5, 3_503_624, 296, 299), (2.0, 7_393_996, 583, 591)]
 
 
-@pytest.mark.parametrize(("multiplier", "params", "millions"), PUBLISHED)
-def test_published_sizes(multiplier: float, params: int, millions: int) -> None:
+@pytest.mark.parametrize(("multiplier", "params", "millions", "paper"), PUBLISHED)
+def test_published_sizes(multiplier: float, params: int, millions: int, paper: int) -> None:
     counts = count({"name": NAME, "width_multiplier": multiplier}, (224, 224, 3), 1000)
     assert counts.trainable_params == params
-    assert counts.macs == pytest.approx(millions * 1e6, rel=0.015)  # by hand 40.5, 144.9, 296.4 and 583.2 million
+    assert counts.macs == pytest.approx(millions * 1e6, abs=0.5e6)
+    assert counts.macs == pytest.approx(paper * 1e6, rel=0.014)
 
 
 def _embedded(blocks: int, width: int, se: int) -> int:

@@ -87,8 +87,8 @@ def test_computes_what_keras_computes() -> None:
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"widths": (64, 64)}, "15 widths in layout imagenet .*, got 2"),
-    ({"layout": "cifar", "widths": (8,) * 15}, "14 widths in layout cifar .*, got 15"),
+    ({"widths": (64, 64)}, "15 widths .*, got 2"),
+    ({"layout": "cifar", "widths": (8,) * 15}, "14 widths .*, got 15"),
     ({"input_shape": (28, 32, 1)}, "at least 32, got 28x32"),
     ({"layout": "embedded"}, "model.layout of vgg16"),
     ({"norm": "lrn"}, "model.norm of vgg16"),

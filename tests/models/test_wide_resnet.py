@@ -11,8 +11,10 @@ from flax import nnx
 from flaxcomp.errors import UserError
 from flaxcomp.models import registry
 from flaxcomp.models.counting import count
-from flaxcomp.models.wide_resnet import SMALL, default_widths
+from flaxcomp.models.wide_resnet import SMALL
+from small_networks import check_training, check_widths, small
 
+NAME = "wide_resnet"
 PUBLISHED = [  # options, trainable parameters, multiply-adds, source
     ({}, 2_243_546, 0.328e9, "WRN-40-2; Zagoruyko table 4: 2.2 M; counts of the authors' pytorch/resnet.py with batch norms"),
     ({"widen_factor": 1}, 563_930, 83.3e6, "WRN-40-1: 0.6 M; stage 1 keeps 16 channels and has no projection"),
@@ -40,16 +42,9 @@ def test_squeeze_excite_adds_what_it_should() -> None:
     assert added == 2_374_586 - 2_243_546
 
 
-def shapes(options: dict[str, Any]) -> Any:
-    """Paths and shapes of everything the network keeps."""
-    network = nnx.eval_shape(lambda: registry.build({"name": "wide_resnet", **options}, (32, 32, 3), 10, nnx.Rngs(0)))
-    return jax.tree.map(lambda x: x.shape, nnx.to_pure_dict(nnx.state(network)))
-
-
 @pytest.mark.parametrize("options", [{}, {"depth": 16, "widen_factor": 1}, SMALL, {**SMALL, "width": 16, "se": 2}])
-def test_default_widths_build_the_same(options: dict[str, Any]) -> None:
-    widths = default_widths(registry.config_of({"name": "wide_resnet", **options}))  # type: ignore[arg-type]
-    assert shapes({**options, "widths": widths}) == shapes(options)
+def test_widths_describe_the_network(options: dict[str, Any]) -> None:
+    check_widths({"name": NAME, **options})
 
 
 def test_narrower_widths() -> None:
@@ -75,30 +70,18 @@ def test_the_shortcut_takes_the_activated_input_only_where_it_projects() -> None
     np.testing.assert_allclose(second(x, None), second.projection(nnx.relu(second.bn1(x))), atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("options", [{}, {"se": 4, "dropout": 0.2}])
-def test_logits(options: dict[str, Any], dtype: Any) -> None:
-    def forward(x: jax.Array) -> jax.Array:
-        network = registry.build({"name": "wide_resnet", **SMALL, **options}, (16, 16, 3), 10, nnx.Rngs(params=0))
-        if dtype == jnp.bfloat16:
-            network.eval()  # batch statistics are kept in float32
-        graph, floats, rest = nnx.split(network, lambda _, v: jnp.issubdtype(v.dtype, jnp.floating), ...)  # type: ignore[misc]
-        network = nnx.merge(graph, jax.tree.map(lambda value: value.astype(dtype), floats), rest)
-        logits: jax.Array = network(x, rngs=nnx.Rngs(dropout=0))
-        return logits
-
-    logits = jax.eval_shape(forward, jax.ShapeDtypeStruct((2, 16, 16, 3), dtype))
-    assert (logits.shape, logits.dtype) == ((2, 10), dtype)
+def test_logits(options: dict[str, Any]) -> None:
+    check_training({**small(NAME), **options})
 
 
 @pytest.mark.parametrize(("options", "shape", "message"), [
     ({"depth": 41}, (32, 32, 3), "layout cifar has 6n . 4 layers .*, got 41"),
     ({"depth": 4}, (32, 32, 3), "got 4"),
-    ({"blocks": 9}, (32, 32, 3), "blocks and width belong to layout embedded"),
+    ({"blocks": 9}, (32, 32, 3), "model.blocks of wide_resnet: only layout embedded has it, got layout cifar"),
     ({"layout": "embedded", "blocks": 8, "width": 16}, (32, 32, 3), "a multiple of 3, got 8"),
-    ({"layout": "embedded", "blocks": 9}, (32, 32, 3), "got blocks 9, width 0"),
-    ({"layout": "embedded", "blocks": 9, "width": 16, "depth": 16}, (32, 32, 3), "not by depth and widen_factor"),
-    ({**SMALL, "widths": [16]}, (32, 32, 3), "has 7 free widths, got 1"),
+    ({"layout": "embedded", "depth": 16}, (32, 32, 3), "model.depth of wide_resnet: only layout cifar has it"),
+    ({**SMALL, "widths": [16]}, (32, 32, 3), "has 7 widths .*, got 1"),
     (SMALL, (2, 16, 3), "stage 3 halves .* an input of 2x16 gives it 1x8"),
     ({"dropout": 1.0}, (32, 32, 3), "model.dropout of wide_resnet"),
 ])  # fmt: skip
