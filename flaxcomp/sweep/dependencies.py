@@ -6,7 +6,7 @@ from typing import Any
 from flaxcomp.errors import suggest
 from flaxcomp.sweep.check import check
 from flaxcomp.sweep.document import Node, Place, Route, dotted, show
-from flaxcomp.sweep.spec import Sweep, TeacherForm
+from flaxcomp.sweep.spec import SourceForm, Sweep
 
 MAX_CHAIN = 20  # teachers of teachers
 
@@ -27,7 +27,7 @@ def check_dependencies(sweep: Sweep, document: Node, varied: Iterable[tuple[str,
     """
     walk = _Walk(sweep, document.place)
     for name, teacher in sweep.teachers.items():
-        check(teacher, TeacherForm, document.place.at, ("teachers", name))
+        check(teacher, SourceForm, document.place.at, ("teachers", name))
         walk.follow(teacher, ("teachers", name), document.place, (name,))
     walk.follow(sweep.base, ("base",), document.place, ())
     for section, value, place in varied:

@@ -205,6 +205,11 @@ class Resolver:
         if form is None:
             return self._part("distill", None)
         needed = self._needed(Node(node.value["teacher"], node.place.at(("teacher",))), dataset)
+        if needed.chain[-1].config.dataset != dataset.value:
+            raise node.place.at(("teacher",)).error(
+                "distill.teacher: a teacher sees its students' images, so its `dataset` must be theirs; "
+                "another one fits train.init_from.trial only"
+            )
         value = Distill(teacher=needed.id, loss=form.loss, temperature=form.temperature, hard_weight=form.hard_weight)
         columns = ids.flatten({"distill": ids.plain(value)}) | _prefixed("distill.teacher", form.teacher, needed)
         return self._part("distill", value, columns=columns, chain=needed.chain, depth=needed.depth)

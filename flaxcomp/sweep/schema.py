@@ -6,7 +6,7 @@ import msgspec
 
 from flaxcomp.sweep.columns import config_columns
 from flaxcomp.sweep.parameters import FORM_KEYS, Distribution
-from flaxcomp.sweep.spec import Sweep, TeacherForm, TrialForm
+from flaxcomp.sweep.spec import SourceForm, Sweep, TrialForm
 
 _REF = "#/$defs/{name}"
 _NUMBER = {"type": "number"}
@@ -18,7 +18,7 @@ def sweep_schema() -> dict[str, Any]:
     It describes `base` as a trial in which parts may be missing, and `parameters` in all their forms. What needs arithmetic or
     the catalogs (empty ranges, unknown models, expressions) is left to `flaxcomp plan`.
     """
-    (sweep, trial, teacher), defs = msgspec.json.schema_components([Sweep, TrialForm, TeacherForm], ref_template=_REF)
+    (sweep, trial, source), defs = msgspec.json.schema_components([Sweep, TrialForm, SourceForm], ref_template=_REF)
     for name in ("TrialForm", "TeacherForm", "SourceForm", "DistillForm", "Dataset"):
         defs[name].pop("required", None)  # parameters may bring it
     for name in ("TrialForm", "TeacherForm", "SourceForm"):
@@ -30,7 +30,7 @@ def sweep_schema() -> dict[str, Any]:
     }
     properties = defs["Sweep"]["properties"]
     properties["base"] = trial
-    properties["teachers"]["additionalProperties"] = teacher | {"required": ["model"]}
+    properties["teachers"]["additionalProperties"] = source | {"required": ["model"]}
     properties["parameters"] = {
         "default": {},
         "anyOf": [{"$ref": "#/$defs/Parameters"}, {"type": "array", "items": {"$ref": "#/$defs/Parameters"}, "minItems": 1}],
