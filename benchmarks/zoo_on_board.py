@@ -1,4 +1,4 @@
-"""Every architecture, with initial weights, as float32 and int8 TFLite files on the emulated ARM core, instructions counted.
+"""Every architecture, with random weights, as float32 and int8 TFLite files on the emulated ARM core, instructions counted.
 
     make bench-zoo                               # or: python -m benchmarks.zoo_on_board: the reduced form of each
     python -m benchmarks.zoo_on_board --full     # the rows of the embedded study, ranked beside its Raspberry Pi 3B
