@@ -1,10 +1,11 @@
-"""Every architecture, with initial weights, as float32 and int8 TFLite files on the emulated ARM core, instructions counted.
+"""Every architecture, with random weights, as float32 and int8 TFLite files on the emulated ARM core, instructions counted.
 
     make bench-zoo                               # or: python -m benchmarks.zoo_on_board: the reduced form of each
     python -m benchmarks.zoo_on_board --full     # the rows of the embedded study, ranked beside its Raspberry Pi 3B
 
-Writes a JSON file and a Markdown table into benchmarks/results/. The emulator's times are its own; instructions are counted
-exactly, but one instruction is not one cycle. Needs qemu-user (the static one takes no plugins) and a C compiler.
+Writes a JSON file and a Markdown table into benchmarks/results/. The emulator's times are its own, and the machine's other work
+disturbs them; instructions are counted exactly, but one instruction is not one cycle. Needs qemu-user (the static one takes
+no plugins) and a C compiler.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -184,10 +186,17 @@ def main() -> None:
     rows = measured(models, device, preset(arguments.protocol))
     name = "embedded_on_board" if arguments.full else "zoo_on_board"
     text = table(rows)
-    record = {"benchmark": name, "command": f"python -m benchmarks.zoo_on_board{' --full' if arguments.full else ''}"
-              f" --cpu {arguments.cpu} --protocol {arguments.protocol}", "date": datetime.date.today().isoformat(),
-              "seconds": round(time.perf_counter() - began), "host": platform.machine(), "device": rows[0]["device"],
-              "versions": {p: importlib.metadata.version(p) for p in ("jax", "flax", "numpy", "tensorflow-cpu")}}  # fmt: skip
+    options = f"{' --full' if arguments.full else ''} --cpu {arguments.cpu} --protocol {arguments.protocol}"
+    record = {
+        "benchmark": name,
+        "command": f"python -m benchmarks.zoo_on_board{options}",
+        "date": datetime.date.today().isoformat(),
+        "seconds": round(time.perf_counter() - began),
+        "host": platform.machine(),
+        "load_average": os.getloadavg()[2],  # of the last 15 minutes: beside other work the emulator's times say little
+        "device": rows[0]["device"],
+        "versions": {p: importlib.metadata.version(p) for p in ("jax", "flax", "numpy", "tensorflow-cpu")},
+    }
     if arguments.full:
         record["spearman_with_pi3b_ms"] = found = correlations(rows)
         lines = "".join(f"| {figure} | {value:.3f} |\n" for figure, value in found.items())
