@@ -99,7 +99,7 @@ def test_int8_files_have_only_int8_operators(name: str) -> None:
     source, target = ends(data)
     assert (source.dtype, target.dtype) == ("int8", "int8")
     assert set(not_int8(data)) == set(EXCEPTIONS.get(name, ()))
-    assert set(weight_types(data)) == {"INT8"}
+    assert {"INT8"} <= set(weight_types(data)) <= {"INT8", "INT32"}  # int32: how much PAD adds
     assert len(operators(data)) > 1
 
 
