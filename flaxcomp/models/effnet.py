@@ -59,7 +59,7 @@ SMALL = {"layout": "embedded", "width": 8, "blocks": 6, "expansion": 4}
 import jax
 from flax import nnx
 
-from flaxcomp.models.layers import BatchNorm, Conv, ConvBN, Dense, Dropout, flatten
+from flaxcomp.models.layers import BatchNorm, Conv, ConvBN, Dense, Dropout, flatten, max_pool
 
 
 def _conv(c_in: int, c_out: int, size: tuple[int, int], groups: int, act: str | None, rngs: nnx.Rngs) -> ConvBN:
@@ -83,7 +83,7 @@ class _Unit(nnx.Module):
         x = self.across(nnx.leaky_relu(self.pointwise(x), self.slope))
         if self.widen is None:
             return self.down(x)
-        x = self.widen(self.down(nnx.max_pool(x, (2, 1), (2, 1))))
+        x = self.widen(self.down(max_pool(x, (2, 1))))
         return nnx.leaky_relu(self.bn(x), self.slope)
 
 

@@ -99,26 +99,25 @@ def _is_one(dilation: Any) -> bool:
     return dilation is None or _pair(dilation) == (1, 1)
 
 
-def max_pool(x: jax.Array, size: int, stride: int | None = None, padding: str = "VALID") -> jax.Array:
-    """Maximum over windows of size x size pixels.
+def max_pool(
+    x: jax.Array, size: int | tuple[int, int], stride: int | tuple[int, int] | None = None, padding: str = "VALID"
+) -> jax.Array:
+    """Maximum over windows of pixels.
 
     Args:
         x: [n, h, w, c].
-        stride: `size` if not given.
+        size: of the windows, (height, width) or both.
+        stride: likewise, `size` if not given.
         padding: `VALID` drops a rest at the right and bottom edge, `SAME` pads with minus infinity.
     """
-    stride = stride or size
+    size, stride = _pair(size), _pair(stride or size)
     n, h, w, c = x.shape
-    if not _fast.get() or stride != size or h % size or w % size:
-        pooled: jax.Array = nnx.max_pool(x, (size, size), (stride, stride), padding)
+    if not _fast.get() or stride != size or h % size[0] or w % size[1]:
+        pooled: jax.Array = nnx.max_pool(x, size, stride, padding)
         return pooled
     # A maximum of slices: XLA's windowed reduction and its gradient (select and scatter) are slow on CPU.
-    rows = x.reshape(n, h // size, size, w // size, size, c)
-    cells = [rows[:, :, i, :, j] for i in range(size) for j in range(size)]
-    out = cells[0]
-    for cell in cells[1:]:
-        out = jnp.maximum(out, cell)
-    return out
+    cells = x.reshape(n, h // size[0], size[0], w // size[1], size[1], c)
+    return functools.reduce(jnp.maximum, [cells[:, :, i, :, j] for i in range(size[0]) for j in range(size[1])])
 
 
 def caffe_max_pool(x: jax.Array) -> jax.Array:

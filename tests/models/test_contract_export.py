@@ -23,6 +23,9 @@ EXCEPTIONS: dict[str, dict[str, str]] = {}
 # Bound on the error of int8 logits, root mean square, in units of their spread over images: an untrained network's logits are
 # close together, so its rounding errors are large beside them; a wrong conversion gives 1 and more.
 NEAR = 0.5
+# Networks whose untrained form magnifies a hundredth of the input's spread to more than the logits' own, so that their logits say
+# nothing about int8: sweeps/mobilenet_width_resolution_short.yaml checks a trained one on the whole test set.
+CHAOTIC = {"inception_v3"}
 
 
 @functools.cache
@@ -105,13 +108,17 @@ def test_int8_files_have_only_int8_operators(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_int8_files_compute_nearly_what_flax_does(name: str) -> None:
-    _, x, logits = trained(name)
+    forward, x, logits = trained(name)
     data = file(name, "int8")
     _, target = ends(data)
     images = quantised(data, x)
     got, onnx = run_tflite(data, images), run_onnx(to_onnx(data), images[:4])
     assert (got.dtype, onnx.dtype) == (np.int8, np.int8)
     spread = float(np.std(logits - logits.mean(0)))
+    if name in CHAOTIC:
+        noise = 0.01 * np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
+        assert np.sqrt(np.mean((forward(x + noise) - logits) ** 2)) > spread
+        return
     for stored in (got, onnx):
         real = (stored.astype(np.float32) - target.zero_point) * target.scale
         assert np.sqrt(np.mean((real - logits[: len(real)]) ** 2)) < NEAR * spread

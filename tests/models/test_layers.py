@@ -40,6 +40,7 @@ def test_stride_one_forms(form: object, n: int, h: int, w: int, c_in: int, c_out
     (9, 3, 8, 3, 2, "SAME", 1), (8, 4, 6, 3, 2, "SAME", 1), (8, 4, 6, 1, 2, "SAME", 1), (11, 2, 4, 7, 2, ((3, 3), (3, 3)), 1),
     (8, 4, 6, 3, 1, "VALID", 1), (8, 6, 6, 3, 1, "SAME", 6), (9, 6, 6, 5, 2, "SAME", 6), (8, 8, 12, 3, 1, "SAME", 4),
     (7, 8, 12, 1, 1, "SAME", 2), (8, 4, 8, 3, 2, ((0, 1), (0, 1)), 4), (6, 3, 5, 4, 3, "VALID", 1), (8, 4, 4, 3, 1, 1, 1),
+    (6, 36, 36, 3, 1, "SAME", 18), (6, 18, 36, 3, 2, "SAME", 18), (5, 4, 4, 1, 1, 2, 4), (7, 4, 4, 3, 3, ((0, 2), (1, 0)), 4),
 ])  # fmt: skip
 def test_taps_are_any_convolution(size: int, c_in: int, c_out: int, k: int, stride: int, padding: Any, groups: int) -> None:
     def library(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -60,6 +61,13 @@ def test_taps_are_any_convolution(size: int, c_in: int, c_out: int, k: int, stri
     got = jax.grad(lambda x, k: (taps(x, k) * weight).sum(), (0, 1))(x, kernel)
     for one, other in zip(got, jax.grad(lambda x, k: (library(x, k) * weight).sum(), (0, 1))(x, kernel), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+def test_a_depthwise_kernels_gradient_in_bfloat16_is_summed_in_float32() -> None:
+    x, kernel = jnp.ones((8, 32, 32, 4), jnp.bfloat16), jnp.ones((3, 3, 1, 4), jnp.bfloat16)
+    gradient = jax.grad(lambda k: forms.conv_by_taps(x, k, padding="VALID", groups=4).astype(jnp.float32).sum())(kernel)
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(gradient.astype(jnp.float32), 8 * 30 * 30, rtol=0.005)
 
 
 def test_one_by_one_is_a_product() -> None:
