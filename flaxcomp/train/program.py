@@ -19,6 +19,7 @@ from flax import nnx
 from flaxcomp import distill
 from flaxcomp.data.arrays import split_validation
 from flaxcomp.data.augment import augment
+from flaxcomp.errors import UserError
 from flaxcomp.models import layers, registry
 from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.train.hooks import Hooks
@@ -72,7 +73,9 @@ class Program:
         usable = min(len(data.train_images), spec.train_limit or len(data.train_images))
         train, validation = split_validation(usable, spec.validation.fraction, spec.validation.seed)
         self.split = Split(jnp.asarray(train), jnp.asarray(validation))
-        self.batch_size = min(config.train.batch_size, len(train))
+        self.batch_size = config.train.batch_size
+        if self.batch_size > len(train):
+            raise UserError(f"train.batch_size must be at most {len(train)}, the images to train on, got {self.batch_size}")
         self.steps_per_epoch = len(train) // self.batch_size
         self.image_shape = input_shape(spec, self.info)
         self.stages = stages(config, self.image_shape, self.info.num_classes, self.steps_per_epoch)
