@@ -31,6 +31,7 @@ HOMES = {  # a package and the only rooms that import it
     "onnx": {"export"},
     "onnxruntime": {"export"},
     "orbax": {"checkpoint"},
+    "tensorstore": {"checkpoint"},
     "sqlalchemy": {"store"},
     "tensorflow_datasets": {"data"},
     "vl_convert": {"report"},

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from flaxcomp.checkpoint.arrays import read_arrays
 from flaxcomp.checkpoint.room import require_room
-from flaxcomp.checkpoint.trees import Flat, checksum, flatten, nest
+from flaxcomp.checkpoint.trees import checksum, flatten, nest
 from flaxcomp.errors import UserError
 
 _CHECKSUM = "checksum"
@@ -45,12 +46,11 @@ def load_model(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: a trained network must be there, but there is none. Has its trial finished, or has the "
                         "sweep's `retention` removed it?")  # fmt: skip
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            flat: Flat = dict(checkpointer.restore(folder))
+        flat = read_arrays(folder)
         expected = int(flat.pop(_CHECKSUM))
         if checksum(flat) != expected:
             raise ValueError("its contents do not match their checksum")
-    except Exception as error:  # Orbax and tensorstore raise many kinds for a damaged file
+    except Exception as error:  # tensorstore and json raise many kinds for a damaged file
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
             f"{folder}: the trained network cannot be read ({first_line}). Put it back from a copy, or train it again in "

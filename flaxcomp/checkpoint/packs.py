@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import orbax.checkpoint as ocp
 
+from flaxcomp.checkpoint.arrays import read_arrays
 from flaxcomp.checkpoint.room import require_room
 from flaxcomp.checkpoint.trees import Flat, checksum
 
@@ -58,12 +59,11 @@ class PackCheckpoints:
         while left:
             step, path = left.pop(0)
             try:
-                with ocp.StandardCheckpointer() as checkpointer:
-                    state: Flat = dict(checkpointer.restore(path / "state"))
+                state = read_arrays(path / "state")
                 meta = json.loads((path / "meta" / "metadata").read_text())
                 if checksum(state) != meta["checksum"]:
                     raise ValueError("its contents do not match their checksum")
-            except Exception as error:  # Orbax, tensorstore and json raise many kinds for a damaged file
+            except Exception as error:  # tensorstore and json raise many kinds for a damaged file
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
                 then = "going back to the one before" if left else "none is left before it, training starts anew"
                 on_damage(f"checkpoint {step} is damaged ({reason}): {then}")

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from flaxcomp.errors import UserError
+from flaxcomp.sweep.spec import Dataset
+from flaxcomp.sweep.trial import Images
 
 MAX_NAMES_BYTES = 1 << 20
 
@@ -29,6 +31,14 @@ class RoomCatalog:
         from flaxcomp.data import catalog
 
         return catalog.fingerprint(dataset, self._data_dir)
+
+    def images(self, dataset: Dataset) -> Images:
+        from flaxcomp.data import catalog
+
+        info = catalog.info(dataset.name, self._data_dir)
+        usable = min(info.train_size, dataset.train_limit or info.train_size)
+        height, width, _ = info.image_shape
+        return Images(info.train_size, usable - catalog.held_out(usable, dataset.validation.fraction), height, width)
 
     def canonical_model(self, model: dict[str, Any]) -> dict[str, Any]:
         from flaxcomp.models import registry

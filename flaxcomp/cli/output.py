@@ -26,8 +26,10 @@ def write_rows(rows: Sequence[Row], columns: Sequence[str], format_: str, output
     """Write `columns` of `rows`; a row without a column has nothing there.
 
     Raises:
-        UserError: Parquet without pyarrow, or to a terminal.
+        UserError: Parquet without pyarrow, or to a terminal; a file in a folder that does not exist.
     """
+    if output is not None and not output.parent.is_dir():
+        raise UserError(f"--output must name a file in a folder that exists; {output.parent} does not. Make it first.")
     if format_ == "parquet":
         data = _parquet(rows, columns)
         if output is None and sys.stdout.isatty():
@@ -82,7 +84,7 @@ def chosen(wanted: str | None, known: Sequence[str]) -> list[str] | None:
     names = [name.strip() for name in wanted.split(",") if name.strip()]
     for name in names:
         if name not in known:
-            raise UserError(f"No column {name!r} in this run.{suggest(name, known)}")
+            raise UserError(f"No column {name!r} in this run.{suggest(name, known, '--format csv has all')}")
     return names
 
 
@@ -109,7 +111,11 @@ def _parquet(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
         import pyarrow.parquet
     except ImportError as error:
         raise MissingPackageError("Parquet needs pyarrow: install flaxcomp[full] or pyarrow, or take --format csv.") from error
-    table = pyarrow.table({name: _uniform([row.get(name) for row in rows]) for name in columns})
+    # A configuration's lists may hold anything, or nothing in one run: as text their column has one type in all runs.
+    table = pyarrow.table(
+        {name: _uniform([_cell(row.get(name)) if "." in name and isinstance(row.get(name), list) else row.get(name)
+                         for row in rows]) for name in columns}
+    )  # fmt: skip
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(table, buffer)
     return buffer.getvalue()

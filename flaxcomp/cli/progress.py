@@ -4,16 +4,13 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import click
 
 from flaxcomp.sweep.plan import Pack
 from flaxcomp.sweep.spec import Metric
 from flaxcomp.train.job import EpochDone, Event, Failed, Finished, Stopped, Tick
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
 
 PLAIN_EVERY_S = 15.0
 
@@ -32,18 +29,22 @@ class Tally:
         self.training: dict[str, tuple[int, int, tuple[str, ...]]] = {}  # by pack: images done, images to do, its trials
         self.rates: dict[str, float] = {}
         self.best: tuple[float, str] | None = None
-        self.began = clock()
+        self.began = self.heard = clock()
 
     def started(self, statuses: dict[str, str]) -> None:
         self.wanted = list(statuses)
         self.finished = {trial for trial, status in statuses.items() if status == "finished"}
         self.resumed = frozenset(self.finished)
-        self.began = self.clock()
+        self.began = self.heard = self.clock()
 
     def happened(self, event: Event, pack: Pack | None) -> None:
+        before, self.heard = self.heard, self.clock()
+        if isinstance(event, Tick) and event.images_per_second is None:
+            self.began += self.heard - before  # went into compiling, which says nothing about the time left
         if isinstance(event, Tick) and pack is not None:
             self.training[event.pack_id] = (event.images_done, event.images_total, pack.trial_ids)
-            self.rates[event.pack_id] = event.images_per_second
+            if event.images_per_second is not None:
+                self.rates[event.pack_id] = event.images_per_second
         elif isinstance(event, EpochDone) and self.metric.name == "val_accuracy":
             for row in event.rows:
                 self._offer(row["val_accuracy"], row["trial"])
@@ -133,7 +134,7 @@ class BarDisplay:
 
     def __init__(self, tally: Tally) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
         self._tally, self._packs, self._tasks = tally, dict[str, Pack](), dict[str, TaskID]()
         self._progress: Progress = Progress(
@@ -161,7 +162,8 @@ class BarDisplay:
         self._tally.happened(event, self._packs.get(event.pack_id))
         task = self._tasks.get(event.pack_id)
         if isinstance(event, Tick) and task is not None:
-            speed = f"{event.images_per_second:,.0f} images/s"
+            rate = event.images_per_second
+            speed = None if rate is None else f"{rate:,.0f} images/s"  # None leaves what stands there
             self._progress.update(task, total=event.images_total, completed=event.images_done, description=speed)
         elif isinstance(event, Finished | Failed | Stopped) and task is not None:
             self._progress.remove_task(self._tasks.pop(event.pack_id))

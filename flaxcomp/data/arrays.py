@@ -60,9 +60,7 @@ def split_validation(n: int, fraction: float, seed: int) -> tuple[NDArray[np.int
     Returns:
         Sorted indices, int32: training, validation.
     """
-    if n < 2:
-        raise UserError(f"a validation split needs at least 2 training images; there are {n}.")
-    held_out = min(max(round(n * fraction), 1), n - 1)
+    held_out = catalog.held_out(n, fraction)
     order = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed))).permutation(n).astype(np.int32)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 

@@ -126,6 +126,17 @@ def fingerprint(name: str, data_dir: Path | None = None) -> str:
     return info(name, data_dir).fingerprint
 
 
+def held_out(n: int, fraction: float) -> int:
+    """How many of n training images a validation split holds out: at least one, and one is left.
+
+    Raises:
+        UserError: there are fewer than two.
+    """
+    if n < 2:
+        raise UserError(f"a validation split needs at least 2 training images; there {'is 1' if n == 1 else f'are {n}'}.")
+    return min(max(round(n * fraction), 1), n - 1)
+
+
 def is_prepared(name: str, data_dir: Path | None = None) -> bool:
     """Whether `flaxcomp.data.arrays.load(name)` finds the set (it still checks the content)."""
     return name == SAMPLE or SetPaths.of(name, data_dir).info_file.is_file()

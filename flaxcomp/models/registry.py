@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flax import nnx
 
 _NAMES = re.compile(r"^NAMES\b", re.MULTILINE)
+_ALL = "`flaxcomp models` lists all"
 _HEAVY = {"jax", "flax", "optax", "flaxcomp.models.layers"}
 
 
@@ -43,10 +44,10 @@ def config_of(model: dict[str, Any]) -> ModelConfig:
     options = dict(model)
     name = options.pop("name", None)
     if name is None:
-        raise UserError("model.name is missing: which architecture is it?" + suggest("", names()))
+        raise UserError("model.name is missing: which architecture is it?" + suggest("", names(), _ALL))
     default = _default(str(name))
     if default is None:
-        raise UserError(f"model.name: no architecture is called {name!r}.{suggest(str(name), names())}")
+        raise UserError(f"model.name: no architecture is called {name!r}.{suggest(str(name), names(), _ALL)}")
     known = default.__struct_fields__
     for option in options:
         if option not in known:

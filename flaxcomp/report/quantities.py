@@ -81,6 +81,8 @@ class Quantity:
 _LABELS: dict[str, str] = {
     "val_accuracy": "Validation accuracy",
     "test_accuracy": "Test accuracy",
+    "val_top5_accuracy": "Validation accuracy (top 5)",
+    "test_top5_accuracy": "Test accuracy (top 5)",
     "test_precision": "Test precision (macro)",
     "test_recall": "Test recall (macro)",
     "test_f1": "Test F",

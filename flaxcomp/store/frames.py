@@ -41,7 +41,7 @@ def flat_config(config: str) -> dict[str, Any]:
 
     The options of a model are those that were given: their defaults are known to the model alone.
     """
-    return flatten(plain(msgspec.json.decode(config, type=TrialConfig)))
+    return flatten(plain(msgspec.json.decode(config, type=TrialConfig)), lists=True)
 
 
 def _trial(record: Row, config: dict[str, Any]) -> Row:

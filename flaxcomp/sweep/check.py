@@ -12,6 +12,8 @@ from flaxcomp.sweep.document import Place, Route, dotted, show
 
 Where = Callable[[Route], Place]
 
+ALL_KEYS = "`flaxcomp schema` prints all"
+
 _PLAIN = {bool: "true or false", int: "an integer", float: "a number", str: "text", type(None): "null"}
 _YAML_1_1_BOOLEANS = {"yes", "no", "on", "off", "y", "n"}
 
@@ -108,7 +110,7 @@ def _check_struct(value: dict[str, Any], struct: type[msgspec.Struct], where: Wh
 
 def _unknown(key: str, route: Route, known: dict[str | int, Any]) -> str:
     inside = f" in {dotted(route)}" if route else ""
-    return f"unknown key {show(key)}{inside}.{suggest(key[:80], map(str, known))}"
+    return f"unknown key {show(key)}{inside}.{suggest(key[:80], map(str, known), ALL_KEYS)}"
 
 
 def _options(kind: Any) -> tuple[Any, ...]:

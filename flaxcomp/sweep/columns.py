@@ -14,6 +14,9 @@ RESULT_COLUMNS = (
     *("device_model", "emulated", "latency_ms", "latency_ci_low", "latency_ci_high", "peak_memory_bytes", "instructions"),
 )
 
+# Recorded of a trial besides, where its data set has more than five classes.
+TOP5_COLUMNS = ("test_top5_accuracy", "val_top5_accuracy")
+
 _OTHERS = ("distill.teacher.", "train.init_from.trial.")  # before the columns of trainings that a trial needs
 
 

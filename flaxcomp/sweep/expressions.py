@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from flaxcomp.errors import UserError
 from flaxcomp.sweep.sizes import UNITS
 
@@ -263,7 +265,7 @@ class _Parser:
                 return _constant(_CONSTANTS[token.text])
             name = token.text
             self.names.add(name)
-            return lambda row: row.get(name)
+            return lambda row: _text_of_list(row.get(name))
         if token.text == "(":
             value = self._nested(self._either)
             self._expect(")")
@@ -304,6 +306,11 @@ def _first(parts: Iterable[Evaluate], row: Row, *, stop_at: bool) -> Any:
         if bool(value) is stop_at:
             break
     return value
+
+
+def _text_of_list(value: Any) -> Any:
+    """A list as its JSON text, which can be compared."""
+    return msgspec.json.encode(value).decode() if isinstance(value, list) else value
 
 
 def _chain(first: Evaluate, links: list[tuple[Callable[[Any, Any], bool], Evaluate]], row: Row) -> bool:

@@ -52,8 +52,8 @@ def signature(config: TrialConfig) -> str:
     return signature_of(join(signature_fragment(name, getattr(config, name), augmented=augmented) for name in SECTIONS))
 
 
-def flatten(config_json: dict[str, Any]) -> dict[str, Any]:
-    """Dotted columns with scalars: lists become their JSON text, nulls and empty mappings are left out.
+def flatten(config_json: dict[str, Any], *, lists: bool = False) -> dict[str, Any]:
+    """Dotted columns with scalars: lists become their JSON text, unless they are wanted; nulls and empty mappings are left out.
 
     >>> flatten({"model": {"name": "wide", "widths": [16, 32]}, "distill": None})
     {'model.name': 'wide', 'model.widths': '[16,32]'}
@@ -61,9 +61,9 @@ def flatten(config_json: dict[str, Any]) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for key, value in config_json.items():
         if isinstance(value, dict):
-            columns.update({f"{key}.{inner}": item for inner, item in flatten(value).items()})
+            columns.update({f"{key}.{inner}": item for inner, item in flatten(value, lists=lists).items()})
         elif isinstance(value, list | tuple):
-            columns[key] = msgspec.json.encode(value).decode()
+            columns[key] = list(value) if lists else msgspec.json.encode(value).decode()
         elif value is not None:
             columns[key] = value
     return columns

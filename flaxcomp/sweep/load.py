@@ -9,13 +9,15 @@ import msgspec
 
 from flaxcomp.errors import SweepFileError, suggest
 from flaxcomp.sweep.check import check
-from flaxcomp.sweep.columns import RESULT_COLUMNS, config_columns, model_options, with_teachers_own
+from flaxcomp.sweep.columns import RESULT_COLUMNS, TOP5_COLUMNS, config_columns, model_options, with_teachers_own
 from flaxcomp.sweep.dependencies import check_dependencies
 from flaxcomp.sweep.document import Node, Place, Route, parse, read_text, show
 from flaxcomp.sweep.expressions import Expression, ExpressionError, compile_expression
 from flaxcomp.sweep.overrides import apply_overrides
 from flaxcomp.sweep.parameters import Block, Choices, Parameter, read_blocks
 from flaxcomp.sweep.spec import Sweep, TrialForm
+
+_ALL = "`flaxcomp results RUN --format csv` has all as columns"
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,11 @@ def _check_columns(sweep: Sweep, document: Node, blocks: Sequence[Block]) -> tup
     varied = [_nest(parameter.path, value) for parameter, value, _ in _listed(blocks)]
     config = {*config_columns(), *model_options([sweep.base, sweep.teachers, *varied])}
     config |= {name for block in blocks for parameter in block if (name := ".".join(parameter.path)).startswith("model.")}
-    results = config | set(RESULT_COLUMNS)
+    results = config | {*RESULT_COLUMNS, *TOP5_COLUMNS}
     for index, metric in enumerate(sweep.metrics):
         if metric.name not in results:
             raise document.place.at(("metrics", index, "name")).error(
-                f"unknown metric {show(metric.name)}.{suggest(metric.name[:80], RESULT_COLUMNS)}"
+                f"unknown metric {show(metric.name)}.{suggest(metric.name[:80], [*RESULT_COLUMNS, *TOP5_COLUMNS], _ALL)}"
             )
     _compile(sweep.constraints, results, "constraints", document)
     return _compile(sweep.exclude, config, "exclude", document)
@@ -109,7 +111,7 @@ def _compile(texts: Sequence[str], known: set[str], key: str, document: Node) ->
             raise place.error(f"{key}[{index}]: {error}") from None
         for name in sorted(expression.names):
             if known.isdisjoint(with_teachers_own([name])):
-                raise place.error(f"{key}[{index}] reads the unknown column {show(name)}.{suggest(name, known)}")
+                raise place.error(f"{key}[{index}] reads the unknown column {show(name)}.{suggest(name, known, _ALL)}")
         expressions.append(expression)
     return tuple(expressions)
 

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Sequence
 
 from flaxcomp.errors import SweepFileError, suggest
-from flaxcomp.sweep.check import fields, kind_at
+from flaxcomp.sweep.check import ALL_KEYS, fields, kind_at
 from flaxcomp.sweep.document import Node, Place, Route, parse, show
 from flaxcomp.sweep.parameters import Path, read_forms
 from flaxcomp.sweep.spec import Sweep, TrialForm
@@ -38,7 +38,7 @@ def apply_overrides(document: Node, overrides: Sequence[str]) -> Node:
             document = document.with_part(path, Node(values.value[0], values.place))
         else:
             known = [*map(str, fields(TrialForm)), *map(str, fields(Sweep))]
-            raise place.error(f"unknown key {show(path[0])}.{suggest(path[0][:80], known)}")
+            raise place.error(f"unknown key {show(path[0])}.{suggest(path[0][:80], known, ALL_KEYS)}")
     return document
 
 

@@ -15,6 +15,7 @@ from flaxcomp.errors import SweepFileError, UserError
 from flaxcomp.sweep import ids
 from flaxcomp.sweep.check import check
 from flaxcomp.sweep.columns import with_teachers_own
+from flaxcomp.sweep.combinations import check_dataset, check_train, effective_distill, effective_train
 from flaxcomp.sweep.document import Node
 from flaxcomp.sweep.load import LoadedSweep
 from flaxcomp.sweep.spec import (
@@ -31,10 +32,11 @@ from flaxcomp.sweep.spec import (
     TrainOptions,
     TrialConfig,
 )
-from flaxcomp.sweep.trial import Catalog, Trial
+from flaxcomp.sweep.trial import Catalog, Images, Trial
 
 MEMO_LIMIT = 1 << 16  # resolved combinations that are kept of one section
 
+_NO_IMAGES = Images(0, 0, 0, 0)
 _WILDCARD = re.compile(r"\*\*?")
 _TRIALS_OWN = ("init_from", "phases")  # of `base.train`: a teacher has other parameters
 
@@ -53,7 +55,7 @@ class Part:
         columns: those of it that `exclude` reads.
         chain: the training that it needs (a teacher, initial weights) after that one's ancestors.
         depth: how many trainings must be done one after the other before.
-        fingerprint: of a data set.
+        fingerprint, images: of a data set.
     """
 
     value: Any
@@ -63,6 +65,7 @@ class Part:
     chain: tuple[Trial, ...] = ()
     depth: int = 0
     fingerprint: str = ""
+    images: Images = _NO_IMAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,12 @@ class Resolver:
             fingerprint = self._catalog.fingerprint(value.name)
         except UserError as error:
             raise _placed(error, node, "name") from None
-        return self._part("dataset", value, fingerprint=fingerprint)
+        try:
+            images = self._catalog.images(value)
+        except UserError as error:
+            raise _placed(error, node, "train_limit") from None
+        check_dataset(value, images, node)
+        return self._part("dataset", value, fingerprint=fingerprint, images=images)
 
     def model(self, node: Node) -> Part:
         _convert(node, dict[str, Any], "model")
@@ -159,11 +167,10 @@ class Resolver:
             initial, columns, needed = self._initial(form.init_from, _inside(node, "init_from"), dataset)
         common = {name: getattr(form, name) for name in TrainOptions.__struct_fields__}
         value = Train(**common | {"phases": phases}, init_from=initial)
-        if needed is None and not columns:
-            return self._part("train", value)
-        columns = ids.flatten({"train": ids.plain(value)}) | columns
+        check_train(value, dataset.value, dataset.images, node)
+        columns = self._columns("train", value) | columns
         more = {} if needed is None else {"chain": needed.chain, "depth": needed.depth}
-        return self._part("train", value, columns=columns, **more)
+        return self._part("train", effective_train(value), columns=columns, **more)
 
     def _initial(self, form: InitForm, node: Node, dataset: Part) -> tuple[InitFrom, dict[str, Any], _Needed | None]:
         """Initial weights, their columns as the file names them, and the training that they come from."""
@@ -211,8 +218,8 @@ class Resolver:
                 "another one fits train.init_from.trial only"
             )
         value = Distill(teacher=needed.id, loss=form.loss, temperature=form.temperature, hard_weight=form.hard_weight)
-        columns = ids.flatten({"distill": ids.plain(value)}) | _prefixed("distill.teacher", form.teacher, needed)
-        return self._part("distill", value, columns=columns, chain=needed.chain, depth=needed.depth)
+        columns = self._columns("distill", value) | _prefixed("distill.teacher", form.teacher, needed)
+        return self._part("distill", effective_distill(value), columns=columns, chain=needed.chain, depth=needed.depth)
 
     def _needed(self, node: Node, dataset: Part) -> _Needed:
         """A teacher, or what initial weights come from: the name of an entry of `teachers`, or the training itself."""
@@ -244,9 +251,8 @@ class Resolver:
         return merge(base, own)
 
     def _part(self, section: str, value: Any, columns: dict[str, Any] | None = None, **more: Any) -> Part:
-        """Put a part together; its columns are made only where `exclude` reads any."""
-        if columns is None:
-            columns = ids.flatten({section: ids.plain(value)}) if self._names else {}
+        """Put a part together; its columns, where they are not given, are those of its value."""
+        columns = self._columns(section, value) if columns is None else columns
         plain = ids.signature_fragment(section, value, augmented=False)
         augmented = ids.signature_fragment(section, value, augmented=True) if section == "distill" else plain
         return Part(
@@ -256,6 +262,10 @@ class Resolver:
             columns={name: item for name, item in columns.items() if name in self._names},
             **more,
         )
+
+    def _columns(self, section: str, value: Any) -> dict[str, Any]:
+        """The columns of a value, made only where `exclude` reads any."""
+        return ids.flatten({section: ids.plain(value)}) if self._names else {}
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

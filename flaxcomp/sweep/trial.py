@@ -1,9 +1,18 @@
 """What a sweep is expanded to, and what it must ask of other rooms for that."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
-from flaxcomp.sweep.spec import TrialConfig
+from flaxcomp.sweep.spec import Dataset, TrialConfig
+
+
+class Images(NamedTuple):
+    """What a data set has for training: how many images are stored, how many a trial trains on, and their size in pixels."""
+
+    stored: int
+    training: int
+    height: int
+    width: int
 
 
 class Catalog(Protocol):
@@ -11,6 +20,9 @@ class Catalog(Protocol):
 
     def fingerprint(self, dataset: str) -> str:
         """The fingerprint of a data set's content. Raises UserError for an unknown one."""
+
+    def images(self, dataset: Dataset) -> Images:
+        """Its images after `train_limit` and the validation split. Raises UserError when nothing is left for one of these."""
 
     def canonical_model(self, model: dict[str, Any]) -> dict[str, Any]:
         """The model checked, its default options left out. Raises UserError for an unknown name or option."""

@@ -69,8 +69,8 @@ def _phases(train: Train, images: int) -> list[tuple[int, int]]:
     """Of each phase, how many images it trains on and how many passes each costs: frozen layers need no gradient."""
     if not train.phases:
         return [(images * train.epochs, _PASSES)]
-    batch = min(train.batch_size, images)
-    return [(phase.steps * batch if phase.steps else images * (phase.epochs or 0), 1 if phase.train == "last" else _PASSES)
+    return [(phase.steps * train.batch_size if phase.steps else images * (phase.epochs or 0),
+             1 if phase.train == "last" else _PASSES)
             for phase in train.phases]  # fmt: skip
 
 

@@ -37,11 +37,14 @@ class Event:
 
 @dataclass(frozen=True)
 class Tick(Event):
-    """Progress to show, not to keep: images trained and to train in this pack, all trials together, and the present speed."""
+    """Progress to show, not to keep: images trained and to train in this pack, all trials together, and the present speed.
+
+    The speed is None after a dispatch that was compiled first.
+    """
 
     images_done: int
     images_total: int
-    images_per_second: float
+    images_per_second: float | None
 
 
 @dataclass(frozen=True)

@@ -108,5 +108,5 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 
 def _near(pattern: str, names: Iterable[str], layers: Iterable[str]) -> str:
-    near = suggest(pattern[:80], {*names, *layers})
+    near = suggest(pattern[:80], {*names, *layers}, "`flaxcomp model NAME` shows the layers")
     return near if near.startswith(" Did") else f" There are {few(names)}."

@@ -135,8 +135,9 @@ class _PackRun:
             seconds, steps = time.perf_counter() - began, last - self.step
             self.step = last
             self._enter_stage(start + last)
-            yield self._tick(steps, seconds)
-            if program.compilations() == compiled:  # else the time says nothing about training
+            trained_only = program.compilations() == compiled  # else the time says nothing about training
+            yield self._tick(steps, seconds if trained_only else None)
+            if trained_only:
                 self.seconds += seconds
                 self._timed_steps += steps
                 self._timed_seconds += seconds
@@ -151,11 +152,11 @@ class _PackRun:
             self.stage, self.hyper = stage, self.program.hyper(self.configs, self._teachers, stage)
             self.state = self.program.begin(self.state, self.hyper, stage)
 
-    def _tick(self, steps: int, seconds: float) -> Tick:
+    def _tick(self, steps: int, seconds: float | None) -> Tick:
         per_step = self.program.batch_size * len(self.ids)
         done = (self.epoch * self.program.steps_per_epoch + self.step) * per_step
         total = self.program.steps * per_step
-        return Tick(self.job.pack_id, self.job.attempt, done, total, steps * per_step / seconds)
+        return Tick(self.job.pack_id, self.job.attempt, done, total, steps * per_step / seconds if seconds else None)
 
     def finish_epoch(self) -> EpochDone:
         """Evaluate on the held-out images, remember the best networks, begin the next epoch."""
@@ -171,7 +172,8 @@ class _PackRun:
         images = self._timed_steps * program.batch_size * len(self.ids)
         rows = [
             {"trial": trial, "epoch": self.epoch + 1, "train_loss": _finite(losses[i]), "val_loss": _finite(figures["loss"][i]),
-             "val_accuracy": float(accuracy[i]), "learning_rate": optimizer_of(config.train, stage).learning_rate * factor,
+             "val_accuracy": float(accuracy[i]), "val_top5_accuracy": _top5(figures, i),
+             "learning_rate": optimizer_of(config.train, stage).learning_rate * factor,
              "images_per_second": images / self._timed_seconds if self._timed_steps else None}
             for i, (trial, config) in enumerate(zip(self.ids, self.configs, strict=True))
         ]  # fmt: skip
@@ -201,6 +203,7 @@ class _PackRun:
             results[trial] = {
                 "params": counts.params, "trainable_params": counts.trainable_params, "macs": counts.macs,
                 **{f"test_{name}": value for name, value in figures.items()},
+                "test_top5_accuracy": _top5(test, i), "val_top5_accuracy": validation[trial].get("val_top5_accuracy"),
                 "test_loss": _finite(test["loss"][i]), "val_accuracy": validation[trial]["val_accuracy"],
                 "val_loss": validation[trial]["val_loss"], "best_val_accuracy": float(self.best_accuracy[i]),
                 "train_seconds": self.seconds / len(self.ids), "pack_trials": len(self.ids),
@@ -215,6 +218,11 @@ def _model_of(state: State) -> Model:
 
 def _member(stacked: Any, index: int) -> Any:
     return jax.tree.map(lambda a: a[index], stacked)
+
+
+def _top5(figures: dict[str, Any], index: int) -> float | None:
+    """A share; None with five classes or fewer."""
+    return float(figures["top5"][index] / figures["confusion"][index].sum()) if "top5" in figures else None
 
 
 def _finite(value: Any) -> float | None:

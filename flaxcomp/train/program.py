@@ -19,6 +19,7 @@ from flax import nnx
 from flaxcomp import distill
 from flaxcomp.data.arrays import split_validation
 from flaxcomp.data.augment import augment
+from flaxcomp.errors import UserError
 from flaxcomp.models import layers, registry
 from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.train.hooks import Hooks
@@ -33,6 +34,7 @@ Model = dict[str, Tree]  # params, stats
 Lessons = Any  # logits of the teachers float32 [teachers, training images, classes], the Model of the one teacher, or None
 
 EVALUATION_BATCH = 500
+_TOP = 5
 
 # Streams of randomness of one trial; a name keeps its number for ever, or old trials could not be repeated.
 _INITIAL, _ORDER, _STEP = 0, 1, 2
@@ -72,7 +74,9 @@ class Program:
         usable = min(len(data.train_images), spec.train_limit or len(data.train_images))
         train, validation = split_validation(usable, spec.validation.fraction, spec.validation.seed)
         self.split = Split(jnp.asarray(train), jnp.asarray(validation))
-        self.batch_size = min(config.train.batch_size, len(train))
+        self.batch_size = config.train.batch_size
+        if self.batch_size > len(train):
+            raise UserError(f"train.batch_size must be at most {len(train)}, the images to train on, got {self.batch_size}")
         self.steps_per_epoch = len(train) // self.batch_size
         self.image_shape = input_shape(spec, self.info)
         self.stages = stages(config, self.image_shape, self.info.num_classes, self.steps_per_epoch)
@@ -133,7 +137,11 @@ class Program:
 
     @functools.cached_property
     def evaluate(self) -> Callable[[State, Literal["validation", "test"]], dict[str, np.ndarray[Any, Any]]]:
-        """(state, part) -> {"confusion": [members, true, predicted], "loss": mean cross-entropy [members]}."""
+        """(state, part) -> {"confusion": [members, true, predicted], "loss": mean cross-entropy [members]}.
+
+        With more than five classes also "top5" [members]: of how many images fewer than five logits are larger than the
+        label's; so those that equal it do no harm.
+        """
         jitted = jax.jit(self._traced(self._each(self._evaluate, 1)))
 
         def run(state: State, part: Literal["validation", "test"]) -> dict[str, Any]:
@@ -254,15 +262,18 @@ class Program:
         return trained
 
     def _evaluate(self, model: Model, index: jax.Array, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-        def batch(index: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def batch(index: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             logits = self.network(model, images[index])
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels[index])
-            return logits.argmax(-1), loss
+            own = jnp.take_along_axis(logits, labels[index][:, None], -1)
+            rank = (~(logits <= own)).sum(-1)  # a NaN is larger than all, so a diverged network is not in luck
+            return logits.argmax(-1), loss, rank < _TOP
 
         n, classes = len(index), self.info.num_classes
-        predicted, loss = _in_batches(batch, index)
+        predicted, loss, among_top = _in_batches(batch, index)
         confusion = jnp.zeros((classes, classes), jnp.int32).at[labels[index], predicted[:n]].add(1)
-        return {"confusion": confusion, "loss": loss[:n].mean()}
+        figures = {"confusion": confusion, "loss": loss[:n].mean()}
+        return figures if classes <= _TOP else figures | {"top5": among_top[:n].sum()}
 
     def _soft_target(self, seen: jax.Array, index: jax.Array, hyper: Tree, lessons: Lessons) -> jax.Array:
         if self.teacher is not None:

@@ -1,6 +1,8 @@
 """Orbax files: what is written comes back, what is damaged is not believed."""
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,35 @@ def damage(folder: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
+
+
+def overwrite(folder: Path) -> None:
+    """Overwrite twelve bytes in each of the files that the arrays lie in."""
+    for file in (folder / "d").iterdir():
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2 : len(content) // 2 + 12] = b"twelve bytes"
+        file.write_bytes(content)
+
+
+def many(seed: int) -> trees.Flat:
+    """So many arrays that some are still being read when the first turns out to be damaged."""
+    rng = np.random.default_rng(seed)
+    return {f"params/layers/{i}/kernel": rng.normal(size=(3, 3, 16, 16)).astype(np.float32) for i in range(20)}
+
+
+READING = """
+import sys
+from pathlib import Path
+from flaxcomp.checkpoint.models import load_model
+from flaxcomp.checkpoint.packs import PackCheckpoints
+from flaxcomp.errors import UserError
+with PackCheckpoints(Path(sys.argv[1]), 2) as checkpoints:
+    print(checkpoints.restore(lambda note: print(note, file=sys.stderr))[0])
+try:
+    load_model(Path(sys.argv[2]))
+except UserError as error:
+    print(error, file=sys.stderr)
+"""
 
 
 def write(folder: Path, *epochs: int) -> None:
@@ -130,6 +161,37 @@ def test_a_missing_or_damaged_model_is_a_users_error(tmp_path: Path) -> None:
     damage(tmp_path / "a")
     with pytest.raises(UserError, match="cannot be read"):
         load_model(tmp_path / "a")
+
+
+def test_damage_is_told_of_in_a_line_and_nothing_else(tmp_path: Path) -> None:
+    with PackCheckpoints(tmp_path / "pack", 1) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, many(step), {})
+    save_models({tmp_path / "model": trees.nest(many(3))})
+    overwrite(tmp_path / "pack" / "1" / "2" / "state")
+    overwrite(tmp_path / "model")
+    done = subprocess.run(
+        [sys.executable, "-c", READING, tmp_path / "pack", tmp_path / "model"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "1\n"
+    assert "Traceback" not in done.stderr
+    first, second = done.stderr.splitlines()
+    assert first.startswith("checkpoint 2 is damaged (")
+    assert first.endswith(": going back to the one before")
+    assert second.startswith(f"{tmp_path}/model: the trained network cannot be read (")
+
+
+def test_every_kind_of_array_is_read_as_it_was_written(tmp_path: Path) -> None:
+    params = {
+        "scalar": np.asarray(-3, np.int32), "half": np.arange(6, dtype=np.float16).reshape(2, 3),
+        "mask": np.asarray([True, False]), "key": np.arange(4, dtype=np.uint32), "a.b *": np.arange(5.0),
+    }  # fmt: skip
+    save_models({tmp_path / "a": {"params": params, "stats": {}}})
+    loaded = load_model(tmp_path / "a")["params"]
+    assert loaded.keys() == params.keys()
+    for name, array in params.items():
+        assert (loaded[name].dtype, loaded[name].shape) == (array.dtype, array.shape)
+        np.testing.assert_array_equal(loaded[name], array)
 
 
 def test_unflatten_names_what_does_not_fit() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli_runs import Done
+from cli_runs import Done, create, trial
 
 pytest_plugins = ("calling",)
 Program = Callable[..., Done]
@@ -46,6 +46,19 @@ def test_a_table_shows_metrics_and_what_differs(flaxcomp: Program, run: Path) ->
         "device",
         "emulated",
     ]
+
+
+def test_a_run_without_figures_names_its_metrics(flaxcomp: Program, tmp_path: Path) -> None:
+    create(tmp_path / "new", [trial("a")]).close()
+    done = flaxcomp("front", tmp_path / "new")
+    assert (done.code, done.out) == (0, "")
+    assert done.err == f"No finished trial of {tmp_path / 'new'} has figures of val_accuracy, params yet.\n"
+
+
+def test_of_many_known_metrics_ten_are_named(flaxcomp: Program, run: Path) -> None:
+    error = flaxcomp("front", run, "--metrics", "zzz:max").err
+    assert error.count(", ") == 9
+    assert error.endswith(" more; `flaxcomp results RUN --format csv` has all as columns.\n")
 
 
 def test_metrics_without_figures(flaxcomp: Program, run: Path) -> None:

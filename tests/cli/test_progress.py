@@ -2,7 +2,7 @@
 
 import pytest
 
-from flaxcomp.cli.progress import PlainDisplay, Tally
+from flaxcomp.cli.progress import BarDisplay, PlainDisplay, Tally
 from flaxcomp.sweep.plan import Pack
 from flaxcomp.sweep.spec import Metric
 from flaxcomp.train.job import EpochDone, Failed, Finished, Tick
@@ -73,6 +73,32 @@ def test_speed_is_the_sum_of_the_packs_that_train(clock: Clock) -> None:
     assert t.images_per_second == 150.0
     t.happened(Failed("q", 1, "lost", "gone"), None)
     assert t.images_per_second == 100.0
+
+
+def test_compiling_says_nothing_about_speed_and_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    t, pack = tally(clock), Pack("p", ("a",), "s")
+    display = PlainDisplay(t)
+    display.started({"a": "pending"}, 1)
+    display.pack_started(pack, 1)
+    capsys.readouterr()
+    clock.now = 40.0
+    display.happened(Tick("p", 1, 20, 1000, None))
+    assert (t.rates, t.seconds_left()) == ({}, None)
+    assert capsys.readouterr().err == "0/1 trials\n"
+    clock.now = 50.0
+    display.happened(Tick("p", 1, 500, 1000, 48.0))
+    assert t.seconds_left() == pytest.approx(10.0)
+    display.happened(Tick("p", 1, 510, 1000, None))  # the next phase is another program
+    assert t.images_per_second == 48.0
+
+
+def test_bars_wait_for_a_speed(clock: Clock) -> None:
+    display = BarDisplay(tally(clock))
+    display.started({"a": "pending"}, 1)
+    display.pack_started(Pack("p", ("a",), "s"), 1)
+    for rate, text in ((None, "compiling"), (48.0, "48 images/s"), (None, "48 images/s")):
+        display.happened(Tick("p", 1, 20, 1000, rate))
+        assert display._progress.tasks[1].description == text
 
 
 def test_plain_lines(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:

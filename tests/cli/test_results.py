@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cli_runs import Done
+from cli_runs import Done, create, trial
 from flaxcomp.store.frame import MEASUREMENT_COLUMNS, TRIAL_COLUMNS
+from flaxcomp.sweep.spec import Dataset, Phase, Schedule, Train, TrialConfig
+from flaxcomp.sweep.trial import Trial
 from parts import require
 
 pytest_plugins = ("calling",)
@@ -88,7 +90,44 @@ def test_parquet(flaxcomp: Program, run: Path, tmp_path: Path) -> None:
     done = flaxcomp("results", run, "--format", "parquet", "--output", tmp_path / "out.parquet")
     assert (done.code, done.out) == (0, "")
     rows = parquet.read_table(tmp_path / "out.parquet").to_pylist()
-    assert rows == json.loads(flaxcomp("results", run, "--format", "json").out)
+    expected = json.loads(flaxcomp("results", run, "--format", "json").out)
+    lists = {"train.schedule.milestones": "[]", "train.phases": "[]"}
+    assert rows == [row | lists for row in expected]
+
+
+def test_lists_of_the_configuration_are_lists_in_json_and_text_elsewhere(flaxcomp: Program, tmp_path: Path) -> None:
+    require(importlib.util.find_spec("pyarrow"), "pyarrow: install flaxcomp[full]")
+    import pyarrow.parquet as parquet
+
+    phases = (Phase(train=("logits",), epochs=1), Phase(steps=3))
+    train = Train(phases=phases, schedule=Schedule(name="multi_step", milestones=(2, 4)))
+    model = {"name": "net", "widths": [16, 32]}
+    config = TrialConfig(dataset=Dataset(name="mnist"), model=model, train=train)
+    folder = tmp_path / "run"
+    create(folder, [Trial("a", config, (), "trial", "same"), trial("b")]).close()
+    (a, b) = json.loads(flaxcomp("results", folder, "--format", "json").out)
+    assert (a["train.schedule.milestones"], b["train.schedule.milestones"]) == ([2, 4], [])
+    assert a["model.widths"] == [16, 32]
+    assert [phase["train"] for phase in a["train.phases"]] == [["logits"], "all"]
+    (row, _) = csv.DictReader(io.StringIO(flaxcomp("results", folder, "--format", "csv").out))
+    assert (row["train.schedule.milestones"], row["model.widths"]) == ("[2,4]", "[16,32]")
+    flaxcomp("results", folder, "--format", "parquet", "--output", tmp_path / "x.parquet")
+    (stored, other) = parquet.read_table(tmp_path / "x.parquet").to_pylist()
+    assert (stored["train.schedule.milestones"], other["train.schedule.milestones"]) == ("[2,4]", "[]")
+    table = flaxcomp("results", folder, "--columns", "trial,model.widths,train.schedule.milestones").out
+    assert table.splitlines()[2].split() == ["a", "[16,32]", "[2,4]"]
+    for command in ("front", "status"):
+        assert flaxcomp(command, folder).code == 0
+
+
+@pytest.mark.parametrize("format_", ["table", "csv", "json"])
+def test_no_folder_is_made_for_an_output(flaxcomp: Program, run: Path, tmp_path: Path, format_: str) -> None:
+    done = flaxcomp("results", run, "--format", format_, "--output", tmp_path / "none" / "x.csv")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        f"error: --output must name a file in a folder that exists; {tmp_path / 'none'} does not. Make it first.\n"
+    )
+    assert not (tmp_path / "none").exists()
 
 
 def test_parquet_without_pyarrow(flaxcomp: Program, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

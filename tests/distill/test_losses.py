@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flaxcomp import distill
+from flaxcomp.sweep.combinations import LOSSES
 from flaxcomp.sweep.spec import Distill
 
 NAMES = sorted(module.name for module in pkgutil.iter_modules(distill.__path__))
@@ -28,6 +29,13 @@ def test_files_and_the_sweep_file_know_the_same_losses() -> None:
     assert NAMES == ["hinton", "soft_mse"]
     for name in NAMES:
         assert Distill(teacher="t", loss=name).loss == name  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loss_reads_what_sweeps_think_it_reads(logits: tuple[np.ndarray, np.ndarray, np.ndarray], name: str) -> None:
+    student, teacher, labels = map(jnp.asarray, logits)
+    one, other = (distill.load(name)(student, teacher, labels, jnp.float32(2), jnp.float32(weight)) for weight in (0.2, 0.7))
+    assert (not np.array_equal(one, other)) == ("hard_weight" in LOSSES[name])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])

@@ -5,6 +5,8 @@ from typing import Any
 from flaxcomp.errors import UserError, suggest
 from flaxcomp.sweep.expand import Tally, Trial, expand
 from flaxcomp.sweep.load import LoadedSweep, load_text
+from flaxcomp.sweep.spec import Dataset
+from flaxcomp.sweep.trial import Images
 
 FINGERPRINTS = {"mnist": "a" * 64, "fashion_mnist": "b" * 64}
 DEFAULTS = {"wide": {"width": 4, "depth": 2}, "slim": {"width": 1}, "big": {"dropout": 0.4}}
@@ -29,6 +31,10 @@ class FakeCatalog:
         if dataset not in FINGERPRINTS:
             raise UserError(f"no data set is called {dataset!r}.{suggest(dataset, FINGERPRINTS)}")
         return FINGERPRINTS[dataset]
+
+    def images(self, dataset: Dataset) -> Images:
+        usable = min(1000, dataset.train_limit or 1000)
+        return Images(1000, usable - usable // 10, 28, 20)
 
     def canonical_model(self, model: dict[str, Any]) -> dict[str, Any]:
         name = model["name"]

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ from flaxcomp.sweep.columns import RESULT_COLUMNS
 from flaxcomp.sweep.load import load_sweep
 from flaxcomp.sweep.plan import make_plan
 
+PLACEHOLDER = re.compile(r"\b(?:COST|EXPECTED|TODO|TBD|FIXME|XXX)\b")
+TIME = re.compile(r"\d[\d.,]*(?: to \d[\d.,]*)? ?(?:min|minutes?|h|hours?|days?)\b")
+
 FOLDER = Path(__file__).parents[2] / "sweeps"
 
 
@@ -15,8 +19,21 @@ FOLDER = Path(__file__).parents[2] / "sweeps"
 def test_the_head_says_command_cost_and_expected_result(path: Path) -> None:
     head = path.read_text().split("version: 1")[0]
     assert f"flaxcomp run sweeps/{path.name}" in head
-    assert "# Cost: " in head
-    assert "# Expected" in head
+    assert PLACEHOLDER.findall(head) == []
+    lines = [line.removeprefix("#").strip() for line in head.splitlines()]
+    (start,) = [i for i, line in enumerate(lines) if line.startswith("Cost: ")]
+    (expected,) = [i for i, line in enumerate(lines) if line.startswith("Expected")]
+    assert start < expected
+    assert TIME.search(" ".join(lines[start:expected])), "the cost needs a figure with its unit, such as `27 minutes`"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_a_time"),
+    [("27 minutes", True), ("about 2 to 3 h on", True), ("1.5 days", True), ("4min", True), ("5 hours", True),
+     ("minutes on two cores", False), ("610 trials of 11 programs", False), ("3 seeds x 200 epochs; days", False)],
+)  # fmt: skip
+def test_a_time_is_a_figure_with_a_unit(text: str, is_a_time: bool) -> None:
+    assert bool(TIME.search(text)) == is_a_time
 
 
 @pytest.mark.parametrize(

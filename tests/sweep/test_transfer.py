@@ -79,12 +79,12 @@ def test_a_training_to_start_from_is_trained_once_for_all() -> None:
     body = """\
   train:
     epochs: 9
-    init_from: {trial: {dataset: {name: fashion_mnist, train_limit: 7}, model: {name: wide}, train: {epochs: 5}, seed: 3}}
+    init_from: {trial: {dataset: {name: fashion_mnist, train_limit: 700}, model: {name: wide}, train: {epochs: 5}, seed: 3}}
 parameters:
   seed: {values: [0, 1]}
 """
     source, *trials = checked(trials_of(load(body)))
-    assert (source.role, source.config.dataset.name, source.config.dataset.train_limit) == ("dependency", "fashion_mnist", 7)
+    assert (source.role, source.config.dataset.name, source.config.dataset.train_limit) == ("dependency", "fashion_mnist", 700)
     assert source.config.train == Train(epochs=5), "base.train without the initial weights"
     assert source.config.seed == 3
     assert [trial.needs for trial in trials] == [(source.id,)] * 2

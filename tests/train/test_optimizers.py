@@ -11,7 +11,9 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from flaxcomp.sweep.combinations import OPTIMIZERS, SCHEDULES
 from flaxcomp.sweep.ids import OPTIMIZER_INPUTS
 from flaxcomp.sweep.spec import Optimizer, Schedule
 from flaxcomp.train.optimizers import HYPER_PARAMETERS, make_optimizer, make_rate
@@ -29,6 +31,35 @@ CASES = {
 
 def test_the_programs_inputs_are_what_ids_leave_out_of_a_signature() -> None:
     assert set(HYPER_PARAMETERS) == set(OPTIMIZER_INPUTS)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_reads_what_sweeps_think_it_reads(name: str) -> None:
+    changed = {"momentum": 0.5, "nesterov": True, "beta1": 0.5, "beta2": 0.5, "decay": 0.5, "epsilon": 0.1}
+    base = Optimizer(name=name, momentum=0.25)  # type: ignore[arg-type]
+
+    def after_steps(spec: Optimizer) -> Any:
+        rule = make_optimizer(spec, {name: jnp.float32(getattr(spec, name)) for name in HYPER_PARAMETERS})
+        state, update = rule.init(jnp.ones(2)), None
+        for gradient in ([1.0, -2.0], [0.5, 3.0]):
+            update, state = rule.update(jnp.asarray(gradient), state, jnp.ones(2))
+        return np.asarray(update)
+
+    reads = {key for key, value in changed.items()
+             if not np.array_equal(after_steps(base), after_steps(replace(base, **{key: value})))}  # fmt: skip
+    assert reads == OPTIMIZERS[name]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_reads_what_sweeps_think_it_reads(name: str) -> None:
+    changed = {"milestones": (1,), "factor": 0.5, "every_epochs": 2.0, "final": 0.5}
+    base = Schedule(name=name, milestones=(2,))  # type: ignore[arg-type]
+
+    def rates(spec: Schedule) -> list[float]:
+        return [float(make_rate(spec, 3, 2)(step)) for step in range(6)]
+
+    reads = {key for key, value in changed.items() if rates(base) != rates(replace(base, **{key: value}))}
+    assert reads == SCHEDULES[name]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -109,6 +109,9 @@ def assert_as_whole(root: Path, rows: list[dict[str, Any]], results: Any, whole:
 def test_events_come_in_order(whole: tuple[Path, list[Event]]) -> None:
     ticks = [event for event in whole[1] if isinstance(event, Tick)]
     assert [tick.images_done for tick in ticks] == list(range(2 * BATCH, 2 * BATCH * STEPS * EPOCHS + 1, 2 * BATCH))
+    rates = [tick.images_per_second for tick in ticks]
+    assert rates[0] is None, "the first dispatch was compiled"
+    assert all(rate is not None and rate > 0 for rate in rates[1:])
     assert {tick.images_total for tick in ticks} == {2 * BATCH * STEPS * EPOCHS}
     kinds = [type(event) for event in whole[1]]
     assert kinds == [*([Tick] * STEPS + [EpochDone]) * EPOCHS, Finished]
@@ -124,8 +127,11 @@ def test_results_have_the_stores_columns_and_agree_with_the_rows(whole: tuple[Pa
         assert (row["pack_trials"], row["trainable_params"]) == (2, 4000)
         assert np.asarray(row["confusion_matrix"]).sum() == 100
         assert row["test_accuracy"] == np.trace(row["confusion_matrix"]) / 100
+        assert row["test_accuracy"] < row["test_top5_accuracy"] <= 1
+        assert (100 * row["test_top5_accuracy"]).is_integer()
         own = [r for r in rows_of(whole[1]) if r["trial"] == trial]
         assert row["val_accuracy"] == own[-1]["val_accuracy"]
+        assert row["val_accuracy"] < row["val_top5_accuracy"] == own[-1]["val_top5_accuracy"]
         assert row["best_val_accuracy"] == max(r["val_accuracy"] for r in own)
         assert own[0]["learning_rate"] == pytest.approx(PAIR[trial].train.optimizer.learning_rate)
         assert 0 < row["train_seconds"] < 60

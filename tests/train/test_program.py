@@ -1,5 +1,6 @@
 """The compiled program: packed equals alone, dispatches do not matter, all forms of a layer are one function."""
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from flaxcomp.data.arrays import Arrays, load
+from flaxcomp.errors import UserError
 from flaxcomp.sweep.ids import signature
 from flaxcomp.sweep.spec import Augment, Dataset, Distill, Optimizer, Schedule, Train, TrialConfig
 from flaxcomp.train.program import Program, _in_batches
@@ -213,16 +215,8 @@ def test_a_diverged_trial_disturbs_no_other(run: Any) -> None:
             assert largest_difference(member(packed, i)["params"], alone["params"]) < 2e-5
 
 
-def test_a_batch_larger_than_the_training_set_is_all_of_it(data: Resident) -> None:
-    program = Program(trial(train=Train(batch_size=4096), train_limit=20), data)
-    assert (program.batch_size, program.steps_per_epoch) == (18, 1)
-    order = np.asarray(program.order(program.hyper([trial()], [0]), 0))[0]
-    assert sorted(order) == np.asarray(program.split.train).tolist()
-    assert set(order) | set(np.asarray(program.split.validation).tolist()) == set(range(20))
-
-
 def test_two_images_are_enough(run: Any) -> None:
-    program, state = run([trial(train_limit=2)])
+    program, state = run([trial(train=Train(batch_size=1), train_limit=2)])
     figures = program.evaluate(jax.tree.map(jnp.asarray, state), "validation")
     assert figures["confusion"].sum() == 1
     assert np.isfinite(figures["loss"]).all()
@@ -237,7 +231,7 @@ def test_evaluation_goes_over_every_image_in_order(n: int) -> None:
 
 def test_dropout_differs_from_step_to_step(data: Resident) -> None:
     """One batch is all images and the weights stand still: only the dropped units change a step's loss."""
-    train = Train(batch_size=IMAGES, epochs=3, optimizer=Optimizer(name="sgd", learning_rate=1e-12))
+    train = Train(batch_size=IMAGES * 9 // 10, epochs=3, optimizer=Optimizer(name="sgd", learning_rate=1e-12))
     config = TrialConfig(
         dataset=Dataset(name="mnist_sample"), model={"name": "simplenet_v3", "hidden": 32, "dropout": 0.5}, train=train
     )
@@ -250,3 +244,44 @@ def test_dropout_differs_from_step_to_step(data: Resident) -> None:
     losses = np.diff(sums)
     assert len({round(loss, 4) for loss in losses}) == 3
     assert np.ptp(losses) < 0.2 * losses.mean()
+
+
+def top5_by_numpy(logits: np.ndarray, labels: np.ndarray) -> int:
+    own = logits[np.arange(len(labels)), labels]
+    return int(((logits > own[:, None]).sum(1) < 5).sum())
+
+
+def test_top_five_is_counted_as_by_numpy(data: Resident, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Program(trial(), data)
+    state = program.init(program.hyper([trial(), trial(1)], [0, 0]))
+    figures = program.evaluate(state, "test")
+    for i in range(2):
+        model = jax.tree.map(lambda a, i=i: a[i], {"params": state["params"], "stats": state["stats"]})
+        logits = np.asarray(program.network(model, data.test_images))
+        assert figures["top5"][i] == top5_by_numpy(logits, np.asarray(data.test_labels))
+    assert 0 < figures["top5"][0] < 200
+
+    # Ties do no harm; of numbers that are none nothing is known.
+    table = jnp.asarray(np.random.default_rng(0).integers(0, 3, (len(data.test_labels), 10)), jnp.float32)
+    positions = jnp.arange(len(table), dtype=jnp.int32)
+    monkeypatch.setattr(program, "network", lambda _, rows: table[rows])
+    tied = program._evaluate({}, positions, positions, data.test_labels)
+    assert tied["top5"] == top5_by_numpy(np.asarray(table), np.asarray(data.test_labels)) < len(table)
+    monkeypatch.setattr(program, "network", lambda _, rows: table[rows] * jnp.nan)
+    assert program._evaluate({}, positions, positions, data.test_labels)["top5"] == 0
+
+
+def test_five_classes_have_no_top_five(data: Resident) -> None:
+    few = dataclasses.replace(data, info=dataclasses.replace(data.info, num_classes=5), test_labels=data.test_labels % 5)
+    program = Program(trial(), few)
+    assert set(program.evaluate(program.init(program.hyper([trial()], [0])), "test")) == {"confusion", "loss"}
+
+
+def test_a_batch_may_be_all_images_and_is_never_cut(data: Resident) -> None:
+    program = Program(trial(train=Train(batch_size=18), train_limit=20), data)
+    assert (program.batch_size, program.steps_per_epoch) == (18, 1)
+    order = np.asarray(program.order(program.hyper([trial()], [0]), 0))[0]
+    assert sorted(order) == np.asarray(program.split.train).tolist()
+    assert set(order) | set(np.asarray(program.split.validation).tolist()) == set(range(20))
+    with pytest.raises(UserError, match=r"train.batch_size must be at most 18, the images to train on, got 19"):
+        Program(trial(train=Train(batch_size=19), train_limit=20), data)

@@ -18,6 +18,7 @@ GOALS: dict[str, Literal["maximize", "minimize"]] = {
     "min": "minimize",
     "minimize": "minimize",
 }
+ALL = "`flaxcomp results RUN --format csv` has all as columns"
 # What tells figures apart that are not comparable.
 SETTING = ("precision", "device", "device_model", "emulated", "protocol", "threads", "runtime")
 IN_TABLE = ("precision", "device", "emulated")  # the rest where the rows differ in it
@@ -45,7 +46,8 @@ def command(run: Path, metrics: str | None, format_: str, output: Path | None) -
     rows = points.competing(points.rows_at(frame, level), frame.constraints)
     front = fronts.pareto(rows, goals) if goals else []
     if not front:
-        click.echo(f"No finished trial of {run} has figures of {', '.join(names) or 'its metrics'} yet.", err=True)
+        lacking = names or [metric.name for metric in frame.metrics]
+        click.echo(f"No finished trial of {run} has figures of {', '.join(lacking)} yet.", err=True)
         if format_ == "table":
             return
     known = columns_of(front, TRIAL_COLUMNS)
@@ -88,6 +90,6 @@ def parse_metrics(text: str, known: set[str]) -> tuple[Metric, ...]:
         if goal not in GOALS:
             raise UserError(f"A metric must be NAME:max or NAME:min, got {part.strip()!r}.")
         if name not in known:
-            raise UserError(f"No metric {name!r} in this run.{suggest(name, known)}")
+            raise UserError(f"No metric {name!r} in this run.{suggest(name, known, ALL)}")
         metrics.append(Metric(name=name, goal=GOALS[goal]))
     return tuple(metrics)

@@ -10,9 +10,11 @@ from flaxcomp.store.frame import MEASUREMENT_COLUMNS, TRIAL_COLUMNS, Row
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.reading import STATUSES
 from flaxcomp.store.records import Store
+from flaxcomp.sweep.columns import TOP5_COLUMNS
 
 # What a table leaves out unless it is asked for.
-RARE = ("trainable_params", "test_precision", "test_recall", "test_f1", "device_model", "threads", "runtime", "measured_at")
+RARE = ("trainable_params", "test_precision", "test_recall", "test_f1", *TOP5_COLUMNS, "device_model", "threads", "runtime",
+        "measured_at")  # fmt: skip
 
 
 @click.command(name="results")
