@@ -242,7 +242,7 @@ def test_two_benches_do_not_measure_at_once() -> None:
     def bench() -> None:
         rows.extend(measure(Pool((Options(name="a"),)), [FLOAT32], FAST, observer=observer))
 
-    with locked(cache_folder() / "locks" / "scripted", notes.append):
+    with locked(cache_folder() / "locks" / "scripted", lambda who, _: notes.append(who)):
         other = threading.Thread(target=bench)
         other.start()
         assert waiting.wait(30)
