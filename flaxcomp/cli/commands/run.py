@@ -1,5 +1,6 @@
 """`flaxcomp run`: a sweep file becomes trained networks, files, measurements and a report; run again, it goes on."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -111,17 +112,18 @@ def _after_training(ctx: click.Context, wanted: "Wanted") -> None:
     from flaxcomp.cli.training import trim_again
 
     run, problems = wanted.paths.root, list[UserError]()
+
+    def attempt(step: Callable[[], object]) -> None:
+        try:
+            step()
+        except UserError as error:
+            problems.append(error)
+
     if wanted.loaded.sweep.export is not None:
-        try:
-            ctx.invoke(export.command, run=run, quiet=True)
-        except UserError as error:
-            problems.append(error)
-        trim_again(wanted)
+        attempt(lambda: ctx.invoke(export.command, run=run, quiet=True))
+        attempt(lambda: trim_again(wanted))
     if wanted.pool is not None:
-        try:
-            ctx.invoke(bench.command, what=(run,), pool=wanted.pool, quiet=True)
-        except UserError as error:
-            problems.append(error)
+        attempt(lambda: ctx.invoke(bench.command, what=(run,), pool=wanted.pool, quiet=True))
     ctx.invoke(report.command, run=run)
     ctx.invoke(front.command, run=run)
     click.echo(f"Report: {wanted.paths.report / 'index.html'}")
