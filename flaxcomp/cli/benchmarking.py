@@ -79,18 +79,24 @@ def bench_run(
     Returns:
         what was measured and what failed; `Outcome.problem` makes an error of the latter.
     """
-    frame = store.frame()
+    frame = store.frame(epochs=False)
     subjects = _subjects(frame, paths, precisions, trials)
+    if not subjects:
+        console.print("no TFLite files: run `flaxcomp export`", style="yellow", highlight=False)
     recorded = {
         (row["trial"], row["artifact"], row["device"]): row for row in frame.measurements if row["protocol"] == protocol.name
     }
     outcome, renewed = Outcome(), time.monotonic()
+    outcome.before = sum((s.trial, s.artifact, device.name) in recorded for device in pool.devices for s in subjects)
+
+    def missing(device: DeviceOptions, subject: Subject) -> bool:
+        row = recorded.get((subject.trial, subject.artifact, device.name))
+        return row is None or row["threads"] != device.threads  # the latter will be refused
 
     def wanted(device: DeviceOptions, facts: Facts, subject: Subject) -> bool:
         row = recorded.get((subject.trial, subject.artifact, device.name))
         if row is not None:
             _check_same_device(row, device, facts)
-            outcome.before += 1
         return row is None
 
     def keep_lease() -> None:
@@ -100,7 +106,7 @@ def bench_run(
             renewed = time.monotonic()
 
     with _shown(console, outcome, keep_lease) as observer:
-        for row in measure(pool, subjects, protocol, seed=seed, observer=observer, wanted=wanted):
+        for row in measure(pool, subjects, protocol, seed=seed, observer=observer, missing=missing, wanted=wanted):
             store.add_measurement(lease, row)
             outcome.rows.append(row)
     for failure in outcome.failures:

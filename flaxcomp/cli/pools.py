@@ -7,8 +7,11 @@ from flaxcomp.devices.protocol import preset
 from flaxcomp.sweep.load import LoadedSweep
 
 
-def pool_file(loaded: LoadedSweep, sweep: Path) -> Path | None:
+def pool_file(loaded: LoadedSweep, sweep: Path, frozen: Path | None = None) -> Path | None:
     """The device pool that the sweep names, checked before anything is trained: from the working directory, or beside the file.
+
+    Args:
+        frozen: the run's copy of it, where the sweep is that of a run.
 
     Raises:
         UserError: it is not there, or no pool.
@@ -16,8 +19,12 @@ def pool_file(loaded: LoadedSweep, sweep: Path) -> Path | None:
     if loaded.sweep.benchmark is None:
         return None
     named = Path(loaded.sweep.benchmark.pool)
-    beside = sweep.parent / named
-    file = beside if not named.exists() and beside.exists() else named
+    file = first_there(named, sweep.parent / named, frozen)
     load_pool(file)
     preset(loaded.sweep.benchmark.protocol)
     return file
+
+
+def first_there(named: Path, *others: Path | None) -> Path:
+    """The first file that is there; `named` if none is, for the error."""
+    return next((file for file in (named, *others) if file is not None and file.exists()), named)

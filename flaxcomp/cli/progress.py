@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
@@ -16,13 +16,20 @@ PLAIN_EVERY_S = 15.0
 
 
 class Tally:
-    """What both displays keep count of."""
+    """What both displays keep count of.
+
+    Args:
+        metric: of the best so far.
+        label: of a trial, for people.
+        work_of: of a trial, in any unit; None as long as it is not known.
+        competes: whether a trial can be the best; dependencies cannot, as on the front.
+    """
 
     def __init__(
-        self, metric: Metric, label: Callable[[str], str], work_of: Callable[[str], float] = lambda _: 1.0,
-        clock: Callable[[], float] = time.monotonic,
+        self, metric: Metric, label: Callable[[str], str], work_of: Callable[[str], float | None] = lambda _: 1.0,
+        clock: Callable[[], float] = time.monotonic, *, competes: Callable[[str], bool] = lambda _: True,
     ) -> None:  # fmt: skip
-        self.metric, self.label, self.work_of, self.clock = metric, label, work_of, clock
+        self.metric, self.label, self.work_of, self.clock, self.competes = metric, label, work_of, clock, competes
         self.wanted: list[str] = []
         self.finished: set[str] = set()
         self.resumed: frozenset[str] = frozenset()
@@ -58,10 +65,16 @@ class Tally:
 
     def seconds_left(self) -> float | None:
         """From the work done and to do; unknown in the first seconds."""
-        total = sum(map(self.work_of, self.wanted))
-        before = sum(map(self.work_of, self.resumed))
-        done = sum(map(self.work_of, self.finished)) - before
-        done += sum(images / of * sum(map(self.work_of, trials)) for images, of, trials in self.training.values() if of)
+        works = {trial: one for trial in self.wanted if (one := self.work_of(trial)) is not None}
+        if len(works) < len(self.wanted):
+            return None
+
+        def work(trials: Iterable[str]) -> float:
+            return sum(works.get(trial, 1.0) for trial in trials)
+
+        total, before = sum(works.values()), work(self.resumed)
+        done = work(self.finished) - before
+        done += sum(images / of * work(trials) for images, of, trials in self.training.values() if of)
         elapsed = self.clock() - self.began
         if elapsed < 5 or done < 0.01 * total:
             return None
@@ -78,7 +91,7 @@ class Tally:
         return f"best {self.metric.name} {value:.4f} ({self.label(trial)})"
 
     def _offer(self, value: float | None, trial: str) -> None:
-        if value is None:
+        if value is None or not self.competes(trial):
             return
         better = self.best is None or (value > self.best[0] if self.metric.goal == "maximize" else value < self.best[0])
         if better:

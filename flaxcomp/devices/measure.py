@@ -110,6 +110,7 @@ def measure(
     *,
     seed: int = 0,
     observer: Observer | None = None,
+    missing: Callable[[DeviceOptions, Subject], bool] = _always,
     wanted: Callable[[DeviceOptions, Facts, Subject], bool] = _always,
 ) -> Iterator[Row]:
     """Measure every file on every device, one device after the other, and yield a row as soon as a figure is complete.
@@ -119,6 +120,8 @@ def measure(
     Args:
         seed: of the random inputs, the order in each round and the bootstrap.
         observer: is told of progress, failures and waiting.
+        missing: says whether a file may still have to be measured on a device, before the device is asked who it is. One for
+            which nothing is missing is neither connected to nor waited for.
         wanted: says whether a file is still to be measured on a device, when the device has said who it is; a UserError from it
             counts as a device that cannot be had.
 
@@ -130,9 +133,12 @@ def measure(
         process), measured_at`.
     """
     observer = observer or Observer()
+    devices = [device for device in pool.devices if any(missing(device, subject) for subject in subjects)]
+    if not devices:
+        return
     references = _references(subjects, seed, observer)
     subjects = [subject for subject in subjects if subject.artifact in references]
-    for device in pool.devices:
+    for device in devices:
         with ExitStack() as stack:
             try:
                 session = stack.enter_context(_session(device, observer))
@@ -161,10 +167,15 @@ def _references(subjects: Sequence[Subject], seed: int, observer: Observer) -> d
 @contextmanager
 def _session(device: DeviceOptions, observer: Observer) -> Iterator[_Session]:
     """Connect to a device, hold its lock and check its health."""
+
+    def on_wait(who: str, seconds: float) -> None:
+        so_far = f", for {seconds:.0f} s now" if seconds >= 1 else ""
+        observer.on_note(f"{device.name}: waiting for {who}, which measures on it{so_far}")
+
     transport = transports.connect(device, observer.on_note)
     try:
         lock = cache_folder() / "locks" / transport.lock
-        with locked(lock, lambda who: observer.on_note(f"{device.name}: waiting for {who}, which measures on it")):
+        with locked(lock, on_wait):
             yield _Session(device, transport, transport.facts())
     finally:
         transport.close()

@@ -88,7 +88,7 @@ def provision(cache: str | Path | None, cpu: str, note: Note, *, renew: bool = F
     if board and not renew:
         return board
     final = _folder(cache)
-    with locked(final.parent / "lock", lambda who: note(f"waiting for {who}, which makes the board")):
+    with locked(final.parent / "lock", lambda who, _: note(f"waiting for {who}, which makes the board")):
         board = find(cache)
         if board and not renew:
             return board

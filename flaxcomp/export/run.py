@@ -13,6 +13,7 @@ from flaxcomp.data.arrays import Arrays, load
 from flaxcomp.errors import UserError
 from flaxcomp.export.check import Floats, check, predict
 from flaxcomp.export.convert import ExportError, Precision
+from flaxcomp.export.lacking import File, files_of, lacking
 from flaxcomp.export.operators import ends
 from flaxcomp.export.trained import Trained
 from flaxcomp.store.frame import Row
@@ -23,16 +24,7 @@ from flaxcomp.sweep.spec import Export, TrialConfig
 if TYPE_CHECKING:
     from flaxcomp.store.records import Store
 
-File = tuple[Precision, str]  # precision and format (tflite, onnx)
-
-ONNX_PRECISIONS = ("float32", "int8")
 _KERNEL_IMAGES = 64  # the reference kernels are some thirty times slower
-
-
-def files_of(spec: Export) -> list[File]:
-    """The files that one trial becomes, in the order they are made."""
-    files: list[File] = [(precision, "tflite") for precision in dict.fromkeys(spec.precisions)]
-    return files + [(precision, "onnx") for precision, _ in files if spec.onnx and precision in ONNX_PRECISIONS]
 
 
 def export_trial(paths: RunPaths, trial_id: str, config: TrialConfig, spec: Export, arrays: Arrays) -> list[Row]:
@@ -115,9 +107,7 @@ def _work(
     for trial_id in trial_ids:
         if statuses.get(trial_id) != "finished":
             raise UserError(f"only finished trials can be exported; {trial_id} is {statuses.get(trial_id, 'not in this run')}")
-    done = {(row["trial"], row["precision"], row["format"]) for row in store.frame().artifacts if _in_place(paths, row)}
-    lacking = {id_: [file for file in files_of(spec) if (id_, *file) not in done] for id_ in trial_ids}
-    work = {id_: files for id_, files in lacking.items() if files}
+    work = lacking(store, paths, trial_ids, spec)
     return work, {id_: msgspec.json.decode(text, type=TrialConfig) for id_, text in store.configs(work).items()}
 
 
@@ -154,10 +144,6 @@ def _export_file(paths: RunPaths, trained: Trained, precision: Precision, format
         "calibration_images": len(trained.calibration) if precision == "int8" else None,
         "kernel_steps": steps,
     }
-
-
-def _in_place(paths: RunPaths, row: Row) -> bool:
-    return row["artifact"] is None or paths.artifact(row["artifact"], row["format"]).exists()
 
 
 def _kernel_steps(path: Path, inputs: Floats) -> int:

@@ -7,13 +7,14 @@ import platform
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
 
 from flaxcomp.schedule.executor import Executor
+from flaxcomp.schedule.heartbeat import beating
 from flaxcomp.schedule.retention import Trimmer
 from flaxcomp.store.lease import LateAttemptError, Lease
 from flaxcomp.store.paths import RunPaths
@@ -78,10 +79,17 @@ class Controller:
     def run(self, lease: Lease) -> Summary:
         """Train everything that is not finished; the caller holds the lease and releases it."""
         self._lease = lease
+        with beating(self.store, lease, LEASE_TTL_S / 4):  # of a large sweep, or with a slow server
+            self._prepare()
+        self.observer.started(self._wanted_statuses(), self.executor.slots)
+        self._loop()
+        return Summary(self._wanted_statuses(), self._stop, self._storage_error)
+
+    def _prepare(self) -> None:
         self._by_id = {trial.id: trial for trial in self.trials}
         self._needed = {need for trial in self.trials for need in trial.needs}
         self._teaching = {trial.config.distill.teacher for trial in self.trials if trial.config.distill}
-        self.store.add_trials(lease, self.trials)
+        self.store.add_trials(self._lease, self.trials)
         self._statuses = self.store.statuses()
         self._size_limit = {signature: self._smaller(*found) for signature, found in self.store.too_large().items()}
         self._queue: deque[Pack] = deque()
@@ -89,9 +97,6 @@ class Controller:
         self._storage_error: str | None = None
         self._next_requests = self._next_renewal = self.clock()
         self._plan_all()
-        self.observer.started(self._wanted_statuses(), self.executor.slots)
-        self._loop()
-        return Summary(self._wanted_statuses(), self._stop, self._storage_error)
 
     def request_stop(self) -> None:
         """Let every worker write a checkpoint and stop, then return from `run`. Safe in a signal handler."""
@@ -129,6 +134,7 @@ class Controller:
             if self.store.retry_requested():
                 self.store.apply_retries(self._lease)
                 self._statuses = self.store.statuses()
+                self._train_lost_networks_again()
                 self._plan_new()
 
     def _dispatch(self) -> None:
@@ -226,8 +232,7 @@ class Controller:
         finished = [trial for pack in self._dissolved for trial in pack.trial_ids if self._statuses[trial] == "finished"]
         if self.trimmer is None or not finished:
             return
-        needed = {need for trial in self.trials if self._statuses[trial.id] in ("pending", "running") for need in trial.needs}
-        if said := self.trimmer.trim(finished, needed):
+        if said := self.trimmer.trim(finished, needed(self.trials, self._statuses)):
             self.store.log_event(self._lease, "note", said)
             self.observer.said(said)
 
@@ -295,6 +300,11 @@ class Controller:
 
     def _wanted_statuses(self) -> dict[str, str]:
         return {trial.id: self._statuses[trial.id] for trial in self.trials}
+
+
+def needed(trials: Iterable[Trial], statuses: Mapping[str, str]) -> set[str]:
+    """Trials whose networks others still need, or would if they were tried again."""
+    return {need for trial in trials if statuses[trial.id] != "finished" for need in trial.needs}
 
 
 def acquire(store: Store) -> Lease:

@@ -10,8 +10,6 @@ from flaxcomp.store.paths import RunPaths
 from flaxcomp.sweep.sizes import show_size, size_bytes
 from flaxcomp.sweep.spec import Retention
 
-Chosen = Callable[[], Collection[str]]
-
 
 class Trimmer:
     """Removes networks of finished trials, the oldest first, when the run folder has grown too large.
@@ -21,15 +19,16 @@ class Trimmer:
     Args:
         spec: the sweep's.
         paths: of the run folder.
-        front: the trials that are on the front now; asked only when something must go and `keep` names it.
-        winners: the trials that the sweep's export will want; never touched.
+        kept: the trials that are never touched now: those that the sweep's export will want, and the front where `keep` names
+            it. Asked only when something may have to go: it reads the whole run.
     """
 
-    def __init__(self, spec: Retention, paths: RunPaths, front: Chosen, winners: Chosen) -> None:
+    def __init__(self, spec: Retention, paths: RunPaths, kept: Callable[[], Collection[str]]) -> None:
         self._limit = size_bytes(spec.total)
-        self._keep, self._paths, self._front, self._winners = spec.keep, paths, front, winners
+        self._keep, self._paths, self._kept = spec.keep, paths, kept
         self._trials = {folder.name: _size(folder) for folder in sorted(paths.trials.glob("*"), key=_age)}
-        self._told = False
+        self._needed: set[str] = set()
+        self._told = self._exhausted = False
 
     def trim(self, finished: Collection[str], needed: Collection[str]) -> str | None:
         """Take note of trials that have just finished, and remove what must go.
@@ -44,14 +43,18 @@ class Trimmer:
             self._trials.pop(trial, None)  # to the end: it is the newest now
             self._trials[trial] = _size(self._paths.trial(trial))
         # Trials are counted from the ledger: there may be a hundred thousand. The other folders hold few files.
+        new = [trial for trial in {*finished, *self._needed.difference(needed)} if any(self._may_go(trial))]
+        self._needed = set(needed)
         others = sum(_size(path) for path in self._paths.root.iterdir() if path != self._paths.trials)
         used = before = others + sum(self._trials.values())
         removed = 0
-        for path in self._candidates(set(needed)) if used > self._limit else ():
+        look = used > self._limit and (new or not self._exhausted)
+        for path in self._candidates() if look else ():
             used -= self._remove(path)
             removed += 1
             if used <= self._limit:
                 break
+        self._exhausted = used > self._limit
         state = f"the run folder holds {show_size(used)}, `total` is {show_size(self._limit)}"
         if removed:
             return f"retention: {state}, after {removed} files and networks of {show_size(before - used)} were removed"
@@ -60,15 +63,24 @@ class Trimmer:
             return f"retention: {state}, and nothing is left that may be removed"
         return None
 
-    def _candidates(self, needed: set[str]) -> Iterator[Path]:
+    def _candidates(self) -> Iterator[Path]:
         """What may go, what is missed least first."""
-        kept = needed | set(self._winners()) | (set(self._front()) if "front" in self._keep else set())
+        kept = self._needed.union(self._kept())
         free = [trial for trial in self._trials if trial not in kept]
-        yield from filter(Path.exists, map(self._paths.teacher_logits, free))  # can be computed again
+        for kind in self._kinds():
+            yield from filter(Path.exists, map(kind, free))
+
+    def _may_go(self, trial: str) -> Iterator[bool]:
+        return (kind(trial).exists() for kind in self._kinds())
+
+    def _kinds(self) -> list[Callable[[str], Path]]:
+        """The parts of a trial that `keep` does not name, what is missed least first."""
+        kinds: list[Callable[[str], Path]] = [self._paths.teacher_logits]  # can be computed again
         if "best" not in self._keep:
-            yield from filter(Path.exists, map(self._paths.best_model, free))
+            kinds.append(self._paths.best_model)
         if "latest" not in self._keep:
-            yield from filter(Path.exists, map(self._paths.model, free))
+            kinds.append(self._paths.model)
+        return kinds
 
     def _remove(self, path: Path) -> int:
         """Remove a network or a file of a trial; returns how many bytes that freed."""

@@ -25,6 +25,16 @@ class RunPaths:
         return self.root / "sweep.yaml"
 
     @property
+    def overrides_file(self) -> Path:
+        """The `--set` of the sweep, a JSON list in their order; not there without any."""
+        return self.root / "overrides.json"
+
+    @property
+    def pool_file(self) -> Path:
+        """A copy of the device pool that the sweep names."""
+        return self.root / "pool.yaml"
+
+    @property
     def environment_file(self) -> Path:
         return self.root / "environment.json"
 

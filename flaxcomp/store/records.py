@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
-from flaxcomp.durable import write_text
 from flaxcomp.errors import UserError
 from flaxcomp.store import migrations
 from flaxcomp.store.frame import Row, RunFrame
@@ -18,7 +17,7 @@ from flaxcomp.store.frames import read_frame
 from flaxcomp.store.lease import Lease, Owner
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.reading import Reading, Source
-from flaxcomp.store.run_file import RunFile, claim_run_file, read_run_file
+from flaxcomp.store.run_file import RunFile, claim_run_file, read_run_file, write_sweep
 from flaxcomp.store.sqlite_file import SqliteFile
 
 if TYPE_CHECKING:
@@ -50,15 +49,17 @@ class Store(Reading):
 
     @classmethod
     def create(
-        cls, paths: RunPaths, *, name: str, sweep_text: str, sweep_json: bytes, url: str | None = None, clock: Clock = time.time
-    ) -> Self:
+        cls, paths: RunPaths, *, name: str, sweep_text: str, sweep_json: bytes, overrides: Sequence[str] = (),
+        url: str | None = None, clock: Clock = time.time,
+    ) -> Self:  # fmt: skip
         """Make the run, or open it for writing if it is there; a store of an older schema version is migrated.
 
         Args:
             paths: of the run folder, which is made.
             name: the sweep's name.
             sweep_text: the sweep file byte for byte, written to the run folder too.
-            sweep_json: the checked `Sweep` as JSON.
+            sweep_json: the checked `Sweep` as JSON, overrides included.
+            overrides: the `--set` that changed the file, written to the run folder too.
             url: `postgresql://...`; None for SQLite in the run folder, or for what an existing run says. A password in it is
                 used but not written down: whoever reads the run takes it from PGPASSWORD or ~/.pgpass.
             clock: seconds since 1970.
@@ -90,7 +91,7 @@ class Store(Reading):
                 database.prepare(clock())
                 database.add_run(file.run_id, name, sweep_text, sweep_json, clock())
                 if not paths.sweep_file.exists():
-                    write_text(paths.sweep_file, sweep_text)
+                    write_sweep(paths, sweep_text, overrides)
         except BaseException:
             store.close()
             raise
@@ -303,11 +304,11 @@ class Store(Reading):
         with self._fenced(lease) as writing:
             writing.log_event(kind, text)
 
-    def update_sweep(self, lease: Lease, *, sweep_text: str, sweep_json: bytes) -> None:
+    def update_sweep(self, lease: Lease, *, sweep_text: str, sweep_json: bytes, overrides: Sequence[str] = ()) -> None:
         """Put an edited sweep file in the place of the one the run began with."""
         with self._fenced(lease) as writing:
             writing.update_sweep(sweep_text, sweep_json)
-            write_text(self._paths.sweep_file, sweep_text)
+            write_sweep(self._paths, sweep_text, overrides)
 
     # --- requests to a controller; no lease needed
 

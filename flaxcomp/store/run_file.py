@@ -2,10 +2,11 @@
 
 import os
 import time
+from collections.abc import Sequence
 
 import msgspec
 
-from flaxcomp.durable import write_bytes
+from flaxcomp.durable import write_bytes, write_text
 from flaxcomp.errors import UserError
 from flaxcomp.store.paths import RunPaths
 
@@ -39,6 +40,31 @@ def read_run_file(paths: RunPaths) -> RunFile:
         raise UserError(f"Cannot read {paths.run_file}: {error.strerror}.") from error
     except msgspec.DecodeError as error:
         raise UserError(f"{paths.run_file} is damaged ({error}): restore it from a copy.") from error
+
+
+def write_sweep(paths: RunPaths, text: str, overrides: Sequence[str]) -> None:
+    """Write the sweep file as it was given, and beside it the `--set` that changed it."""
+    write_text(paths.sweep_file, text)
+    if overrides:
+        write_bytes(paths.overrides_file, msgspec.json.encode(overrides))
+    else:
+        paths.overrides_file.unlink(missing_ok=True)
+
+
+def read_overrides(paths: RunPaths) -> tuple[str, ...]:
+    """The `--set` of the run's sweep, as they were given.
+
+    Raises:
+        UserError: the file is damaged or cannot be read.
+    """
+    try:
+        return msgspec.json.decode(paths.overrides_file.read_bytes(), type=tuple[str, ...])
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise UserError(f"Cannot read {paths.overrides_file}: {error.strerror}.") from error
+    except msgspec.DecodeError as error:
+        raise UserError(f"{paths.overrides_file} is damaged ({error}): restore it from a copy.") from error
 
 
 def claim_run_file(paths: RunPaths, new: RunFile) -> RunFile:

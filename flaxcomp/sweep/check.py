@@ -137,7 +137,7 @@ def _value_of(kind: Any) -> Any:
 def _describe_option(kind: Any) -> str:
     if get_origin(kind) is Annotated:
         bare, *metas = get_args(kind)
-        return " ".join([_describe_option(bare), *(_describe_meta(meta) for meta in metas)])
+        return " ".join(filter(None, [_describe_option(bare), *(_describe_meta(meta) for meta in metas)]))
     if get_origin(kind) is Literal:
         names = [show(name) for name in get_args(kind)]
         return f"one of {', '.join(names)}" if len(names) > 1 else names[0]

@@ -5,20 +5,21 @@ import re
 UNITS = {
     "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
 }  # fmt: skip
-SIZE_PATTERN = rf"^[0-9]+(\.[0-9]+)? ?({'|'.join(UNITS)})$"
+SIZE_PATTERN = rf"^[0-9]{{1,15}}(\.[0-9]{{1,15}})? ?({'|'.join(UNITS)})$"
 
 
 def size_bytes(size: int | str) -> int:
-    """Bytes of a size: a whole number of them, or text that matches `SIZE_PATTERN`.
+    """Bytes of a size: a whole number of them, or text that matches `SIZE_PATTERN`; ValueError for other text.
 
     >>> size_bytes("1.5 GiB")
     1610612736
     """
     if isinstance(size, int):
         return size
-    found = re.fullmatch(r"([0-9.]+) ?([A-Za-z]+)", size)
-    assert found is not None, "the pattern was checked when the file was read"
-    return int(float(found[1]) * UNITS[found[2]])
+    if re.fullmatch(SIZE_PATTERN, size) is None:
+        raise ValueError(f"not a size: {size!r}")
+    number = size.rstrip("BKMGTi ")
+    return int(float(number) * UNITS[size.removeprefix(number).strip()])
 
 
 def show_size(size: float) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from flaxcomp.sweep.sizes import SIZE_PATTERN
+from flaxcomp.sweep.sizes import SIZE_PATTERN, size_bytes
 
 MAX_INT = 2**31 - 1  # what every backend counts with
 
@@ -19,7 +19,7 @@ Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
 Precision = Literal["float32", "float16", "dynamic", "int8"]
-Size = Annotated[int, Meta(ge=1)] | Annotated[str, Meta(pattern=SIZE_PATTERN)]  # bytes, or text such as 200 GiB
+Size = int | Annotated[str, Meta(extra_json_schema={"pattern": SIZE_PATTERN})]  # bytes, or text such as 200 GiB
 Unit = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -247,6 +247,14 @@ class Retention(Spec, frozen=True):
     total: Size  # of the run folder
     # latest: the network after the last epoch; best: of the best epoch; front: both, of trials on the front
     keep: tuple[Literal["latest", "best", "front"], ...] = ("latest", "front")
+
+    def __post_init__(self) -> None:
+        try:
+            size = size_bytes(self.total)
+        except ValueError:
+            size = 0
+        if size < 1:
+            raise ValueError(f"total must be bytes, or text such as 200 GiB, and at least 1 B; got {self.total!r:.80}")
 
 
 class Sweep(Spec, frozen=True):

@@ -57,6 +57,24 @@ def test_best_follows_the_goal(clock: Clock, goal: str, best: str) -> None:
     assert t.best_text() == best
 
 
+def test_dependencies_are_never_the_best(clock: Clock) -> None:
+    t = Tally(Metric(name="val_accuracy", goal="maximize"), str.upper, clock=clock, competes={"a"}.__contains__)
+    t.happened(EpochDone("p", 1, [row("a", 0.5), row("teacher", 0.9)]), None)
+    t.happened(Finished("p", 1, {"teacher": {"val_accuracy": 0.95}}), None)
+    assert t.best_text() == "best val_accuracy 0.5000 (A)"
+
+
+def test_no_time_left_until_the_work_is_known(clock: Clock) -> None:
+    known: dict[str, float] = {}
+    t = Tally(Metric(name="val_accuracy", goal="maximize"), str.upper, known.get, clock)
+    t.started({"a": "pending", "b": "pending"})
+    clock.now = 10.0
+    t.happened(Finished("p", 1, {"a": {}}), Pack("p", ("a",), "s"))
+    assert t.seconds_left() is None
+    known.update(a=1.0, b=3.0)
+    assert t.seconds_left() == pytest.approx(30.0)
+
+
 def test_best_of_a_figure_known_at_the_end_only(clock: Clock) -> None:
     t = tally(clock, "minimize", "params")
     t.happened(EpochDone("p", 1, [row("a", 0.5)]), None)

@@ -6,11 +6,13 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cli_runs import Done, create, trial
 from flaxcomp.cli.commands.status import duration, last_line
 from flaxcomp.store.paths import RunPaths
+from flaxcomp.store.records import Store
 from flaxcomp.sweep.plan import Pack
 
 pytest_plugins = ("calling",)
@@ -47,6 +49,18 @@ def test_a_run_at_work(flaxcomp: Program, tmp_path: Path) -> None:
     assert lines[1].endswith(", asked to stop; worked 0 s")
     assert lines[3] == "  epoch 3 of 5, 2 trials, pack p, attempt 2"
     store.close()
+
+
+def test_what_set_has_changed(flaxcomp: Program, run: Path) -> None:
+    with Store.open(RunPaths.at(run)) as store:
+        lease = store.acquire(host="here", pid=1)
+        overrides = ["train.epochs=3", "model.name=a, b"]
+        store.update_sweep(lease, sweep_text="text", sweep_json=msgspec.json.encode(store.sweep()), overrides=overrides)
+        store.release(lease)
+    assert flaxcomp("status", run).out.splitlines()[1] == "changed by --set train.epochs=3 --set 'model.name=a, b'"
+    assert json.loads(flaxcomp("status", run, "--json").out)["overrides"] == overrides
+    RunPaths.at(run).overrides_file.write_text("{")
+    assert "overrides.json is damaged" in flaxcomp("status", run).err
 
 
 def test_json(flaxcomp: Program, run: Path) -> None:

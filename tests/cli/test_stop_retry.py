@@ -81,6 +81,22 @@ def test_retrying_through_a_controller(flaxcomp: Program, run: Path, controller:
     assert store.apply_retries(lease) == 2
 
 
+def test_a_finished_trial_whose_network_is_gone_is_trained_again(flaxcomp: Program, run: Path) -> None:
+    done = flaxcomp("retry", run, "--trial", "t0", "--trial", "bad")
+    assert done.out == "3 trials are pending again; the next `flaxcomp run` takes them up.\n"
+    with Store.open(RunPaths.at(run)) as store:
+        assert {id_ for id_, status in store.statuses().items() if status == "pending"} == {"t0", "bad", "student", "later"}
+
+
+def test_a_network_is_not_asked_for_again_from_a_controller(
+    flaxcomp: Program, run: Path, controller: tuple[Store, Lease]
+) -> None:
+    done = flaxcomp("retry", run, "--trial", "t0")
+    assert done.code == 2
+    assert "The removed networks of t0 can be asked for when no controller is at work" in done.err
+    assert not controller[0].retry_requested()
+
+
 @pytest.mark.parametrize(
     ("trial", "error"),
     [
@@ -89,4 +105,5 @@ def test_retrying_through_a_controller(flaxcomp: Program, run: Path, controller:
     ],
 )
 def test_what_cannot_be_retried(flaxcomp: Program, run: Path, trial: str, error: str) -> None:
+    RunPaths.at(run).model("t0").mkdir(parents=True)
     assert flaxcomp("retry", run, "--trial", trial) == (2, "", f"error: {error}\n")

@@ -13,11 +13,13 @@ from click.testing import CliRunner
 from boards import FLOAT32, INT8, MODELS, emulated_cache
 from flaxcomp.cli.benchmarking import leased
 from flaxcomp.cli.main import cli, main
+from flaxcomp.devices.cache import locked
 from flaxcomp.errors import UserError
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
 from flaxcomp.sweep.spec import Benchmark, Sweep
 
+SWEEP_JSON = msgspec.json.encode(Sweep(version=1, name="s", base={}))
 LOCAL = "{name: here, transport: local}"
 GONE = "{name: gone, transport: local, python: /no/such/python}"
 
@@ -136,6 +138,28 @@ def test_the_sweep_says_pool_and_protocol(tmp_path: Path, run: RunPaths) -> None
         store.update_sweep(lease, sweep_text="", sweep_json=msgspec.json.encode(sweep))
     assert flaxcomp("bench", str(run.root))[0] == 0
     assert {(row["device"], row["protocol"]) for row in measurements(run)} == {("here", "quick")}
+
+
+def test_the_runs_own_copy_of_the_pool_is_found_from_anywhere(run: RunPaths) -> None:
+    sweep = Sweep(version=1, name="study", base={}, benchmark=Benchmark(pool="pools/mine.yaml", protocol="quick"))
+    with Store.open(run) as store, leased(store) as lease:
+        store.update_sweep(lease, sweep_text="", sweep_json=msgspec.json.encode(sweep))
+    assert "there is no device pool pools/mine.yaml" in flaxcomp("bench", str(run.root))[2]
+    run.pool_file.write_text(f"devices: [{LOCAL}]")
+    assert flaxcomp("bench", str(run.root), "--trial", "aa")[0] == 0
+    assert {row["device"] for row in measurements(run)} == {"here"}
+
+
+def test_nothing_to_measure_waits_for_no_device(run: RunPaths, tmp_path: Path) -> None:
+    assert flaxcomp("bench", str(run.root), "--protocol", "quick", "--trial", "aa")[0] == 0
+    with locked(tmp_path / "cache" / "locks" / "this-machine", lambda *_: None):
+        code, _, err = flaxcomp("bench", str(run.root), "--protocol", "quick", "--trial", "aa")
+        assert (code, "0 figures measured, 2 were there before" in err) == (0, True)
+        with Store.create(RunPaths.at(tmp_path / "empty"), name="s", sweep_text="", sweep_json=SWEEP_JSON):
+            pass
+        code, _, err = flaxcomp("bench", str(tmp_path / "empty"), "--protocol", "quick")
+        assert (code, "no TFLite files: run `flaxcomp export`" in err) == (0, True)
+    assert (tmp_path / "cache" / "locks" / "this-machine").exists()
 
 
 def test_a_controller_at_work_is_not_disturbed(run: RunPaths) -> None:

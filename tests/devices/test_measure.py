@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from boards import FLOAT32, INT8
+from flaxcomp.devices import cache, reference
 from flaxcomp.devices import measure as measuring
-from flaxcomp.devices import reference
 from flaxcomp.devices.cache import cache_folder, locked
 from flaxcomp.devices.measure import Failure, Observer, Subject, measure
 from flaxcomp.devices.pool import Pool, local_pool
@@ -242,7 +242,7 @@ def test_two_benches_do_not_measure_at_once() -> None:
     def bench() -> None:
         rows.extend(measure(Pool((Options(name="a"),)), [FLOAT32], FAST, observer=observer))
 
-    with locked(cache_folder() / "locks" / "scripted", notes.append):
+    with locked(cache_folder() / "locks" / "scripted", lambda who, _: notes.append(who)):
         other = threading.Thread(target=bench)
         other.start()
         assert waiting.wait(30)
@@ -250,6 +250,23 @@ def test_two_benches_do_not_measure_at_once() -> None:
     other.join(30)
     assert len(rows) == 1
     assert notes == [f"a: waiting for process {os.getpid()}, which measures on it"]
+
+
+def test_a_long_wait_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "WAIT_TOLD_EVERY_S", 0.3)
+    told: list[float] = []
+    file, waited = cache_folder() / "locks" / "any", threading.Event()
+
+    def wait() -> None:
+        with locked(file, lambda _, seconds: (told.append(seconds), waited.set() if len(told) > 2 else None)):  # type: ignore[func-returns-value]
+            pass
+
+    with locked(file, lambda *_: pytest.fail("nobody holds it")):
+        other = threading.Thread(target=wait)
+        other.start()
+        assert waited.wait(30)
+    other.join(30)
+    assert told[0] < 0.3 <= told[1] < 0.6 <= told[2]
 
 
 def counts(device: str, *answers: Any) -> tuple[dict[str, Any], list[str]]:

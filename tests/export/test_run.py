@@ -1,6 +1,7 @@
 """From a run folder with trained networks to recorded files, by the function and by the command."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -193,6 +194,38 @@ def test_a_model_that_cannot_be_read_stops_no_other(paths):
         with pytest.raises(UserError, match=f"1 of 2 trials could not be exported:\n{id_of(BEST)}: "):
             export_run(store, lease, paths, [id_of(BEST), id_of(WORST)], Export(precisions=("float32",), onnx=False))
         assert [row["trial"] for row in store.frame().artifacts] == [id_of(WORST)]
+
+
+@pytest.mark.parametrize(
+    ("options", "again"),
+    [
+        (("--select", "all"), "flaxcomp run {run} --set export.select=all"),
+        (
+            ("--trial", "{best}", "--trial", "{worst}"),
+            "flaxcomp retry {run} --trial {worst} && flaxcomp run {run} && flaxcomp export {run} --trial {worst}",
+        ),
+    ],
+)
+def test_networks_that_are_gone_are_named_with_the_way_to_get_them_back(paths, options, again):
+    shutil.rmtree(paths.model(id_of(WORST)))
+    words = {"run": f"'{paths.root}'", "best": id_of(BEST), "worst": id_of(WORST)}
+    options = [word.format(**words) for word in options]
+    done = CliRunner().invoke(cli, ["export", str(paths.root), "--no-onnx", "--precision", "float32", *options])
+    assert isinstance(done.exception, UserError)
+    assert str(done.exception) == (
+        f"no network is left of 1 trial, because `retention` or somebody removed it: {id_of(WORST)}. "
+        f"To train and export again: {again.format(**words)}"
+    )
+    assert "1 file, 0 flagged" in done.stdout
+    with Store.open(paths) as store:
+        assert [row["trial"] for row in store.frame().artifacts] == [id_of(BEST)], "the other is exported all the same"
+
+
+def test_a_network_that_is_gone_does_not_matter_once_it_is_exported(paths):
+    command = ["export", str(paths.root), "--no-onnx", "--precision", "float32", "--select", "all", "--quiet"]
+    assert CliRunner().invoke(cli, command).exit_code == 0
+    shutil.rmtree(paths.model(id_of(WORST)))
+    assert CliRunner().invoke(cli, command).exit_code == 0
 
 
 def test_a_superseded_controller_stops(paths):

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from flaxcomp.errors import UserError
 from flaxcomp.schedule.controller import Controller, Summary, acquire
+from flaxcomp.schedule.heartbeat import beating
 from flaxcomp.schedule.retention import Trimmer
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
@@ -345,7 +348,7 @@ def test_retention_removes_the_oldest_networks_that_nobody_needs(paths: RunPaths
             os.truncate(paths.model(trial) / "weights", size)
         return events
 
-    trimmer = Trimmer(Retention(total="45 MB", keep=("front",)), paths, front=lambda: ["t1"], winners=lambda: ["t2"])
+    trimmer = Trimmer(Retention(total="45 MB", keep=("front",)), paths, kept=lambda: ["t1", "t2"])
     _, observer = run(paths, Scripted(large, slots=1), trials(8), pack=1, trimmer=trimmer)
     left = {path.parent.name for path in paths.trials.glob("*/model")}
     assert left == {"t1", "t2", "t6", "t7"}, "the front, the export's choice, and the newest that there is room for"
@@ -354,7 +357,97 @@ def test_retention_removes_the_oldest_networks_that_nobody_needs(paths: RunPaths
 
 def test_retention_says_once_when_nothing_may_go(paths: RunPaths) -> None:
     spec = Retention(total="1 KiB", keep=("latest",))
-    trimmer = Trimmer(spec, paths, front=lambda: pytest.fail("asked for the front without need"), winners=list)
+    asked: list[None] = []
+    trimmer = Trimmer(spec, paths, kept=lambda: asked.append(None) or [])  # type: ignore[func-returns-value]
     _, observer = run(paths, Scripted(slots=1), trials(4), pack=1, trimmer=trimmer)
+    assert len(asked) == 1, "reads the whole run again although nothing has come that may go"
     assert sum("nothing is left that may be removed" in line for line in observer.lines) == 1
     assert len(list(paths.trials.glob("*/model"))) == 4
+
+
+def test_what_failed_trials_need_stays(paths: RunPaths) -> None:
+    def script(job: PackJob) -> list[Event]:
+        return failing("error")(job) if "s0" in job.configs else done(job)
+
+    trimmer = Trimmer(Retention(total="1 KiB", keep=()), paths, kept=list)
+    summary, _ = run(paths, Scripted(script, slots=1), trials(1, students=2), pack=1, trimmer=trimmer)
+    assert summary.statuses == {"t0": "finished", "s0": "failed", "s1": "finished"}
+    assert {path.parent.name for path in paths.trials.glob("*/model")} == {"t0"}
+
+
+def test_a_live_retry_trains_the_teacher_again_whose_network_is_gone(paths: RunPaths) -> None:
+    controllers: list[Controller] = []
+
+    def script(job: PackJob) -> list[Event]:
+        if "s0" in job.configs and len(jobs) == 2:
+            return failing("error")(job)
+        if "s1" in job.configs:
+            shutil.rmtree(paths.model("t0"))
+            controllers[0].store.request_retry(["s0"])
+        return done(job)
+
+    def prepare(controller: Controller) -> None:
+        controller.clock = iter(range(0, 100_000, 10)).__next__
+        controllers.append(controller)
+
+    executor = Scripted(script, slots=1)
+    jobs = executor.jobs
+    summary, _ = run(paths, executor, trials(1, students=2), pack=1, prepare=prepare)
+    assert [list(job.configs) for job in jobs] == [["t0"], ["s0"], ["s1"], ["t0"], ["s0"]]
+    assert summary.count("finished") == 3
+
+
+def fill(paths: RunPaths, *parts: str) -> None:
+    """Parts of finished trials: `t0/best`, `t0/model`, `t0/train_logits.f32`, each of 10 kB."""
+    for part in parts:
+        path = paths.trials / part
+        if path.suffix:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            path.mkdir(parents=True)
+            path = path / "weights"
+        path.write_bytes(b"w" * 10_000)
+
+
+def test_the_run_is_looked_at_again_only_when_something_may_go(paths: RunPaths) -> None:
+    asked: list[None] = []
+    fill(paths, "t0/model", "t0/train_logits.f32")
+    trimmer = Trimmer(Retention(total=1, keep=("latest",)), paths, lambda: asked.append(None) or [])  # type: ignore[func-returns-value]
+    said = trimmer.trim((), {"t0"})
+    assert said is not None
+    assert "nothing is left that may be removed" in said
+    fill(paths, "t1/model")
+    assert trimmer.trim(["t1"], {"t0"}) is None
+    assert len(asked) == 1
+    fill(paths, "t2/model", "t2/best")
+    assert "after 1 files and networks of 9.8 KiB were removed" in (trimmer.trim(["t2"], {"t0"}) or "")
+    assert len(asked) == 2
+    assert "after 1 files and networks" in (trimmer.trim(["t3"], ()) or ""), (
+        "the students have ended, their teacher's logits go"
+    )
+    assert not paths.teacher_logits("t0").exists()
+    assert len(asked) == 3
+
+
+def test_a_lease_lives_while_its_holder_is_busy_with_something_else(paths: RunPaths) -> None:
+    with Store.create(paths, name="n", sweep_text="x", sweep_json=SWEEP) as store:
+        lease = store.acquire(host="here", pid=1, ttl_s=0.3)
+        with beating(store, lease, 0.05):
+            time.sleep(0.6)
+            with pytest.raises(UserError, match="A controller is at work"):
+                store.acquire(host="there", pid=1)
+        time.sleep(0.4)
+        assert store.acquire(host="there", pid=1).fence == lease.fence + 1
+
+
+def test_the_heartbeat_of_a_lost_lease_ends(paths: RunPaths) -> None:
+    with Store.create(paths, name="n", sweep_text="x", sweep_json=SWEEP) as store:
+        lease = store.acquire(host="here", pid=1, ttl_s=0.0)
+        time.sleep(0.01)
+        other = store.acquire(host="there", pid=1)
+        with beating(store, lease, 0.01):
+            deadline = time.monotonic() + 10
+            while any(thread.name == "heartbeat" for thread in threading.enumerate()):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        store.renew(other)

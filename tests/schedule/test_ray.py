@@ -2,13 +2,16 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from flaxcomp.schedule.submit import RayTarget, submit
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
 
@@ -62,6 +65,37 @@ def test_a_cluster_that_does_not_answer_is_a_users_error(tmp_path: Path) -> None
     assert done.returncode == 2
     assert "did not take the job" in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists(), "a run that nobody will run"
+
+
+class Client:
+    """A Jobs API that takes note of what it is given."""
+
+    def submit_job(self, **job: Any) -> str:
+        self.job = job
+        self.sweep = (Path(job["runtime_env"]["working_dir"]) / "sweep.yaml").read_text()
+        return "job-1"
+
+
+@pytest.mark.parametrize("store", ["postgresql://me:se%40cret@db/runs", "postgresql://me@db/runs?password=se%40cret"])
+def test_a_password_travels_in_the_environment_only(store: str) -> None:
+    client = Client()
+    target = RayTarget(jobs="http://x", store=store, runtime_env={"pip": ["a"], "env_vars": {"A": "1"}})
+    assert submit(client, target, SWEEP, Path("/runs/submitted"), ("train.epochs=3",), yes=True) == "job-1"  # type: ignore[arg-type]
+    assert client.sweep == SWEEP
+    assert shlex.split(client.job["entrypoint"]) == [
+        *("python", "-m", "flaxcomp.cli.main", "run", "sweep.yaml", "--out", "/runs/submitted", "--address", "auto"),
+        *("--set", "train.epochs=3", "--yes", "--store", "postgresql+psycopg://me@db/runs"),
+    ]
+    environment = client.job["runtime_env"]
+    assert (environment["env_vars"], environment["pip"]) == ({"A": "1", "PGPASSWORD": "se@cret"}, ["a"])
+
+
+def test_what_is_not_asked_for_is_not_passed_on() -> None:
+    client = Client()
+    submit(client, RayTarget(jobs="http://x", store="postgresql://me@db/runs"), SWEEP, Path("/r"), ())  # type: ignore[arg-type]
+    assert client.job["entrypoint"].endswith("--address auto --store postgresql+psycopg://me@db/runs")
+    assert client.job["runtime_env"].keys() == {"working_dir"}
 
 
 @pytest.mark.parametrize(("text", "message"), [

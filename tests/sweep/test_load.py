@@ -180,7 +180,10 @@ def test_reads_files(tmp_path) -> None:
         ("exclude: [3]", 6, "exclude[0] must be text, got 3"),
         # retention
         ("retention: {keep: [front]}", 6, "retention needs the key 'total'"),
-        ("retention: {total: 5 parsecs}", 6, "retention.total must be an integer >= 1 or text that matches"),
+        ("retention: {total: 1 KX}", 6, "total must be bytes, or text such as 200 GiB, and at least 1 B; got '1 KX'"),
+        ("retention: {total: 0 B}", 6, "total must be bytes, or text such as 200 GiB, and at least 1 B; got '0 B'"),
+        ("retention: {total: 0}", 6, "total must be bytes, or text such as 200 GiB, and at least 1 B; got 0"),
+        ("retention: {total: [1]}", 6, "retention.total must be an integer or text, got"),
         (
             "retention:\n  total: 1 GiB\n  keep: [frnt]",
             8,

@@ -83,13 +83,16 @@ def _of_run(
 ) -> "tuple[list[Row], UserError | None]":
     """Measure what is missing; return all figures of the protocol on the pool's devices, and what went wrong."""
     from flaxcomp.cli.benchmarking import bench_run, leased
+    from flaxcomp.cli.pools import first_there
     from flaxcomp.store.paths import RunPaths
     from flaxcomp.store.records import Store
 
     paths = RunPaths.at(run)
     with Store.open(paths) as store:
         wish = store.sweep().benchmark
-        pool, chosen = _choose(pool_file or (Path(wish.pool) if wish else None), protocol or (wish.protocol if wish else None))
+        if pool_file is None and wish is not None:
+            pool_file = first_there(Path(wish.pool), paths.pool_file)
+        pool, chosen = _choose(pool_file, protocol or (wish.protocol if wish else None))
         with leased(store) as lease:
             outcome = bench_run(
                 store, lease, paths, pool, chosen, console=console, precisions=precisions, trials=trials, seed=seed

@@ -1,6 +1,7 @@
 """`flaxcomp export`: trained networks become checked TFLite and ONNX files."""
 
 import os
+import shlex
 import socket
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from flaxcomp.sweep.spec import Export
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
+_SHOWN = 10
 _LEASE_S = 300.0  # checking one file on a slow machine takes less
 
 
@@ -49,6 +51,7 @@ def command(
     Each file is checked against the Flax network on the whole test set. What is recorded already is not made again.
     """
     from flaxcomp.cli.packages import EXPORT, TRAINING, need
+    from flaxcomp.export.lacking import without_network
     from flaxcomp.store.paths import RunPaths
     from flaxcomp.store.records import Store
 
@@ -57,9 +60,10 @@ def command(
         need((*TRAINING, *EXPORT), "export")
         spec = _spec(store, rule, precisions, no_onnx)
         chosen = list(trials) or _selected(store, spec.select)
+        gone = set(without_network(store, paths, _finished(store, chosen), spec))
         lease = store.acquire(host=socket.gethostname(), pid=os.getpid(), ttl_s=_LEASE_S)
         try:
-            _export(store, lease, paths, chosen, spec)
+            _export(store, lease, paths, [trial for trial in chosen if trial not in gone], spec)
         finally:
             store.release(lease)
         rows = [row for row in store.frame().artifacts if row["trial"] in chosen and _wanted(row, spec)]
@@ -68,6 +72,27 @@ def command(
     _print_flagged(rows)
     if out is not None:
         _copy(paths, rows, out)
+    if gone:
+        raise UserError(_told_gone(run, [trial for trial in chosen if trial in gone], None if trials else spec.select))
+
+
+def _finished(store: "Store", trials: Sequence[str]) -> list[str]:
+    statuses = store.statuses()
+    return [trial for trial in trials if statuses.get(trial) == "finished"]
+
+
+def _told_gone(run: Path, gone: Sequence[str], rule: str | None) -> str:
+    """Which networks were removed, and the commands that bring them back; `rule` is None for trials that were named."""
+    folder = shlex.quote(str(run))
+    if rule is None:
+        named = " ".join(f"--trial {trial}" for trial in gone)
+        again = f"flaxcomp retry {folder} {named} && flaxcomp run {folder} && flaxcomp export {folder} {named}"
+    else:
+        again = f"flaxcomp run {folder} --set export.select={rule}"
+    shown = ", ".join(gone[:_SHOWN]) + (f" and {len(gone) - _SHOWN} more" if len(gone) > _SHOWN else "")
+    number = f"{len(gone)} trial{'' if len(gone) == 1 else 's'}"
+    return (f"no network is left of {number}, because `retention` or somebody removed it: {shown}. "
+            f"To train and export again: {again}")  # fmt: skip
 
 
 def _wanted(row: "Row", spec: "Export") -> bool:

@@ -26,7 +26,7 @@ Cost = dict[str, float]
 @click.option("--cost", "with_cost", is_flag=True, help="Estimate parameters, MACs, time and disk; needs JAX.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, see below.")
 def command(sweep: Path, overrides: tuple[str, ...], yes: bool, with_cost: bool, as_json: bool) -> None:
-    """Check a sweep file and print what it would do, without doing it.
+    """Check a sweep file and print what it would do, without doing it; a run folder stands for its sweep.
 
     \b
     The JSON object has
@@ -43,14 +43,16 @@ def command(sweep: Path, overrides: tuple[str, ...], yes: bool, with_cost: bool,
                     params, trainable_params, macs, step_flops, seconds, disk_bytes of one
     """
     from flaxcomp.cli.catalog import RoomCatalog
+    from flaxcomp.cli.sweeps import given_sweep
     from flaxcomp.sweep.expand import check_size
     from flaxcomp.sweep.load import load_sweep
     from flaxcomp.sweep.plan import make_plan
 
-    loaded = load_sweep(sweep, overrides)
+    given = given_sweep(sweep, overrides)
+    loaded = load_sweep(given.file, given.overrides)
     if not yes:
         check_size(loaded)
-    plan = make_plan(loaded, RoomCatalog(beside=sweep.parent))
+    plan = make_plan(loaded, RoomCatalog(beside=given.file.parent))
     costs = _costs(plan) if with_cost else {}
     if as_json:
         click.echo(json.dumps(_document(loaded, plan, costs), indent=2))

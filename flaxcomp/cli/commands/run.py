@@ -1,25 +1,18 @@
 """`flaxcomp run`: a sweep file becomes trained networks, files, measurements and a report; run again, it goes on."""
 
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from flaxcomp.errors import UserError
 
 if TYPE_CHECKING:
-    from flaxcomp.schedule.controller import Controller, Summary
-    from flaxcomp.schedule.executor import Executor
-    from flaxcomp.schedule.retention import Trimmer
+    from flaxcomp.cli.training import Wanted
+    from flaxcomp.schedule.controller import Summary
     from flaxcomp.store.paths import RunPaths
-    from flaxcomp.store.records import Store
     from flaxcomp.sweep.expand import Trial
-    from flaxcomp.sweep.load import LoadedSweep
 
 STOPPED = 130  # exit code, as after SIGINT
 
@@ -39,34 +32,39 @@ STOPPED = 130  # exit code, as after SIGINT
 @click.pass_context
 def command(ctx: click.Context, sweep: Path, out: Path | None, executor: Literal["ray", "inline"], address: str | None,
             overrides: tuple[str, ...], store_url: str | None, train_only: bool, yes: bool) -> None:  # fmt: skip
-    """Run SWEEP: train, export, measure and report what it asks for.
+    """Run SWEEP: train, export, measure and report what it asks for. A run folder stands for its sweep.
 
     The same command again resumes: what is finished is not done again. Ctrl-C stops after a checkpoint, a second one at once.
     """
     from flaxcomp.checkpoint.weights import keep
     from flaxcomp.cli.catalog import RoomCatalog
     from flaxcomp.cli.pools import pool_file
+    from flaxcomp.cli.sweeps import given_sweep
     from flaxcomp.schedule.run_folder import check_writable
     from flaxcomp.store.paths import RunPaths
     from flaxcomp.sweep.expand import check_size, expand
     from flaxcomp.sweep.load import load_sweep
 
-    loaded = load_sweep(sweep, overrides)
+    given = given_sweep(sweep, overrides)
+    loaded = load_sweep(given.file, given.overrides)
     _check_packages(executor, exports=loaded.sweep.export is not None and not train_only)
     if not yes:
         check_size(loaded)
-    catalog = RoomCatalog(beside=sweep.parent)
+    catalog = RoomCatalog(beside=given.file.parent)
     trials = list(expand(loaded, catalog))
     _check_data(trials)
-    pool = pool_file(loaded, sweep)
-    paths = RunPaths.at(out or Path("runs") / loaded.sweep.name)
+    pool = pool_file(loaded, given.file, frozen=given.run.pool_file if given.run else None)
+    paths = RunPaths.at(out) if out else given.run or RunPaths.at(Path("runs") / loaded.sweep.name)
     check_writable(paths)
     for content, source in catalog.sources().items():
         keep(source, content, paths.weights(content))
-    summary = _train(loaded, trials, paths, executor, address, store_url)
+    from flaxcomp.cli.training import Wanted, make_executor, train
+
+    wanted = Wanted(loaded, trials, paths, given.overrides, pool, store_url)
+    summary = train(wanted, lambda: make_executor(executor, address, loaded))
     _tell(summary, paths)
     if not train_only and summary.count("finished"):
-        _after_training(ctx, loaded, paths, pool)
+        _after_training(ctx, wanted)
     if summary.count("failed") or summary.count("blocked"):
         ctx.exit(1)
 
@@ -94,99 +92,6 @@ def _check_data(trials: "list[Trial]") -> None:
             raise catalog.missing(name)
 
 
-def _train(loaded: "LoadedSweep", trials: "list[Trial]", paths: "RunPaths", executor: str, address: str | None,
-           store_url: str | None) -> "Summary":  # fmt: skip
-    import msgspec
-
-    from flaxcomp.cli.progress import Tally, make_display
-    from flaxcomp.schedule.controller import Controller, Summary, acquire
-    from flaxcomp.schedule.environment import describe_environment
-    from flaxcomp.store.records import Store
-
-    sweep, sweep_json = loaded.sweep, msgspec.json.encode(loaded.sweep)
-    names = {trial.id: _label(trial) for trial in trials}
-    with Store.create(paths, name=sweep.name, sweep_text=loaded.text, sweep_json=sweep_json, url=store_url) as store:
-        lease = acquire(store)
-        try:
-            store.update_sweep(lease, sweep_text=loaded.text, sweep_json=sweep_json)
-            describe_environment(paths)
-            store.add_trials(lease, trials)
-            statuses = store.statuses()
-            if all(statuses[trial.id] in ("finished", "failed", "blocked") for trial in trials):
-                click.echo(f"{len(trials)} trials; nothing is left to train", err=True)
-                return Summary({trial.id: statuses[trial.id] for trial in trials})
-            workers = _make_executor(executor, address, loaded)
-            try:
-                tally = Tally(sweep.metrics[0], lambda trial: names.get(trial, trial), _work_of(trials, executor))
-                with make_display(tally) as display:
-                    trimmer = _make_trimmer(loaded, paths, store)
-                    controller = Controller(store, paths, trials, workers, display, sweep.resources, sweep.retry, trimmer)
-                    with _stop_on_interrupt(controller):
-                        return controller.run(lease)
-            finally:
-                workers.close()
-        finally:
-            store.release(lease)
-
-
-def _work_of(trials: "list[Trial]", executor: str) -> "Callable[[str], float]":
-    """How much work a trial is, for the time left. Imports JAX, here and not in a thread: imports of C code must not race."""
-    if executor == "ray":  # the workers have begun: the accelerator's memory is theirs, not this process's
-        os.environ["JAX_PLATFORMS"] = "cpu"
-    from flaxcomp.train.cost import relative_work
-
-    by_signature = {trial.signature: relative_work(trial.config) for trial in {t.signature: t for t in trials}.values()}
-    work = {trial.id: by_signature[trial.signature] for trial in trials}
-    return lambda trial: work.get(trial, 1.0)
-
-
-def _make_executor(kind: str, address: str | None, loaded: "LoadedSweep") -> "Executor":
-    if kind == "inline":
-        from flaxcomp.schedule.inline import InlineExecutor
-
-        return InlineExecutor()
-    from flaxcomp.schedule.ray_executor import RayExecutor
-
-    return RayExecutor(loaded.sweep.resources, address)
-
-
-def _make_trimmer(loaded: "LoadedSweep", paths: "RunPaths", store: "Store") -> "Trimmer | None":
-    from flaxcomp.report.winners import select
-    from flaxcomp.schedule.retention import Trimmer
-
-    retention, export = loaded.sweep.retention, loaded.sweep.export
-    if retention is None:
-        return None
-
-    def chosen(rule: str) -> list[str]:
-        return select(store.frame(epochs=False), rule)
-
-    return Trimmer(retention, paths, front=lambda: chosen("front"), winners=lambda: chosen(export.select) if export else [])
-
-
-@contextmanager
-def _stop_on_interrupt(controller: "Controller") -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM stops cleanly, the second at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked = False
-
-    def on_signal(number: int, _frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            os._exit(128 + number)
-        asked = True
-        controller.request_stop()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _tell(summary: "Summary", paths: "RunPaths") -> None:
     if summary.storage_error:
         raise UserError(f"stopped, because the run folder cannot be written: {summary.storage_error}. "
@@ -201,29 +106,26 @@ def _tell(summary: "Summary", paths: "RunPaths") -> None:
                    f"{paths.root}`; `flaxcomp retry {paths.root}` allows another try.", err=True)  # fmt: skip
 
 
-def _after_training(ctx: click.Context, loaded: "LoadedSweep", paths: "RunPaths", pool: Path | None) -> None:
-    """Export, measure and report, as the commands of those names do; what was measured is reported even if a device failed."""
+def _after_training(ctx: click.Context, wanted: "Wanted") -> None:
+    """Export, measure and report, as the commands of those names do; what there is is reported even if some of it failed."""
     from flaxcomp.cli.commands import bench, export, front, report
+    from flaxcomp.cli.training import trim_again
 
-    problem: UserError | None = None
-    if loaded.sweep.export is not None:
-        ctx.invoke(export.command, run=paths.root, quiet=True)
-    if pool is not None:
+    run, problems = wanted.paths.root, list[UserError]()
+
+    def attempt(step: Callable[[], object]) -> None:
         try:
-            ctx.invoke(bench.command, what=(paths.root,), pool=pool, quiet=True)
+            step()
         except UserError as error:
-            problem = error
-    ctx.invoke(report.command, run=paths.root)
-    ctx.invoke(front.command, run=paths.root)
-    click.echo(f"Report: {paths.report / 'index.html'}")
-    if problem is not None:
-        raise problem
+            problems.append(error)
 
-
-def _label(trial: "Trial") -> str:
-    config = trial.config
-    parts = [str(config.model["name"])]
-    if config.distill:
-        parts.append(f"T={config.distill.temperature:g}")
-    parts.append(f"seed={config.seed}")
-    return " ".join(parts)
+    if wanted.loaded.sweep.export is not None:
+        attempt(lambda: ctx.invoke(export.command, run=run, quiet=True))
+        attempt(lambda: trim_again(wanted))
+    if wanted.pool is not None:
+        attempt(lambda: ctx.invoke(bench.command, what=(run,), pool=wanted.pool, quiet=True))
+    ctx.invoke(report.command, run=run)
+    ctx.invoke(front.command, run=run)
+    click.echo(f"Report: {wanted.paths.report / 'index.html'}")
+    if problems:
+        raise UserError("\n".join(map(str, problems)))

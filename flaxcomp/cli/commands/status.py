@@ -1,5 +1,6 @@
 """`flaxcomp status`: how far a run is."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import msgspec
 
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
+from flaxcomp.store.run_file import read_overrides
 
 
 @click.command(name="status")
@@ -15,8 +17,9 @@ from flaxcomp.store.records import Store
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(run: Path, as_json: bool) -> None:
     """Say how far RUN is, what trains now, what failed last, and what is best so far."""
-    with Store.open(RunPaths.at(run)) as store:
-        state = read_state(store)
+    paths = RunPaths.at(run)
+    with Store.open(paths) as store:
+        state = read_state(store) | {"overrides": list(read_overrides(paths))}
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(state), indent=2).decode())
     else:
@@ -49,6 +52,8 @@ def lines(state: dict[str, Any]) -> list[str]:
     counts = state["counts"]
     others = [f", {count} {status}" for status, count in counts.items() if count and status != "finished"]
     text = [f"{state['name']}: {counts['finished']} of {sum(counts.values())} trials finished{''.join(others)}"]
+    if state["overrides"]:
+        text.append(f"changed by {' '.join(f'--set {shlex.quote(override)}' for override in state['overrides'])}")
     owner = state["controller"]
     if owner:
         stopping = ", asked to stop" if state["stop_requested"] else ""

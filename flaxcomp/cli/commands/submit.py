@@ -47,21 +47,22 @@ def command(sweep: Path, target_file: Path, out: Path | None, overrides: tuple[s
     try:
         from flaxcomp.schedule.controller import acquire
         from flaxcomp.schedule.run_folder import check_writable
-        from flaxcomp.schedule.submit import read_target, submit
+        from flaxcomp.schedule.submit import connect, read_target, submit
 
         target = read_target(target_file)
         paths = RunPaths.at(out or Path(target.runs) / loaded.sweep.name)
         check_writable(paths)
+        client = connect(target)  # first: what nobody will run leaves no run folder
         sweep_json = msgspec.json.encode(loaded.sweep)
         with Store.create(
-            paths, name=loaded.sweep.name, sweep_text=loaded.text, sweep_json=sweep_json, url=target.store
+            paths, name=loaded.sweep.name, sweep_text=loaded.text, sweep_json=sweep_json, overrides=overrides, url=target.store
         ) as store:
             lease = acquire(store)
             try:
                 store.add_trials(lease, trials)  # so that `status` knows them before the cluster has begun
             finally:
                 store.release(lease)
-        job = submit(target, loaded.text, paths.root, overrides, files)
+        job = submit(client, target, loaded.text, paths.root, overrides, files, yes=yes)
     except ModuleNotFoundError as error:
         raise MissingPackageError(f"submit needs the package {error.name}: pip install 'flaxcomp[full]'") from None
     click.echo(f"{len(trials)} trials handed to {target.jobs} as job {job}\nFollow them: flaxcomp status {paths.root}")
