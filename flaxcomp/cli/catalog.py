@@ -1,11 +1,14 @@
 """The catalog of the command line: data sets, architectures and weights from their rooms, none of it with JAX."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flaxcomp.errors import UserError
 from flaxcomp.sweep.spec import Dataset
 from flaxcomp.sweep.trial import Images
+
+if TYPE_CHECKING:
+    from flaxcomp.data.catalog import DatasetInfo
 
 MAX_NAMES_BYTES = 1 << 20
 
@@ -16,29 +19,33 @@ class RoomCatalog:
     Args:
         data_dir: where prepared data sets lie; None for the default folder.
         beside: the folder of the sweep file, from which paths lead that do not from the working directory.
+        planning: named data sets need not be prepared; their trials' ids are not final then.
 
     Attributes:
         files: what was asked for from outside, by the path in the sweep file.
     """
 
-    def __init__(self, data_dir: Path | None = None, beside: Path | None = None) -> None:
-        self._data_dir, self._beside = data_dir, beside
+    def __init__(self, data_dir: Path | None = None, beside: Path | None = None, *, planning: bool = False) -> None:
+        self._data_dir, self._beside, self._planning = data_dir, beside, planning
         self._contents: dict[str, str] = {}  # SHA-256 by path
         self._names: dict[str, dict[str, str]] = {}
         self.files: dict[str, Path] = {}
 
     def fingerprint(self, dataset: str) -> str:
-        from flaxcomp.data import catalog
-
-        return catalog.fingerprint(dataset, self._data_dir)
+        return self._info(dataset).fingerprint
 
     def images(self, dataset: Dataset) -> Images:
         from flaxcomp.data import catalog
 
-        info = catalog.info(dataset.name, self._data_dir)
+        info = self._info(dataset.name)
         usable = min(info.train_size, dataset.train_limit or info.train_size)
         height, width, _ = info.image_shape
         return Images(info.train_size, usable - catalog.held_out(usable, dataset.validation.fraction), height, width)
+
+    def _info(self, dataset: str) -> "DatasetInfo":
+        from flaxcomp.data import catalog
+
+        return (catalog.outline if self._planning else catalog.info)(dataset, self._data_dir)
 
     def canonical_model(self, model: dict[str, Any]) -> dict[str, Any]:
         from flaxcomp.models import registry

@@ -121,6 +121,16 @@ def info(name: str, data_dir: Path | None = None) -> DatasetInfo:
     raise missing(name, data_dir)
 
 
+def outline(name: str, data_dir: Path | None = None) -> DatasetInfo:
+    """As `info`; a named set that has to be prepared first is described all the same, with an empty fingerprint.
+
+    Raises:
+        UserError: neither named nor prepared.
+    """
+    named = NAMED.get(name)
+    return named if named is not None and not is_prepared(name, data_dir) else info(name, data_dir)
+
+
 def fingerprint(name: str, data_dir: Path | None = None) -> str:
     """The fingerprint that goes into every trial's id; raises as `info` does."""
     return info(name, data_dir).fingerprint

@@ -58,7 +58,7 @@ def relative_work(config: TrialConfig) -> float:
 
 
 def _seconds(config: TrialConfig, matrix_flops: float) -> float:
-    info = catalog.info(config.dataset.name)
+    info = catalog.outline(config.dataset.name)
     usable = min(info.train_size, config.dataset.train_limit or info.train_size)
     images = int(usable * (1 - config.dataset.validation.fraction))
     multiply_adds = 2 * _counts_of(config, config.model).macs / (_EFFICIENCY * matrix_flops)
@@ -75,7 +75,7 @@ def _phases(train: Train, images: int) -> list[tuple[int, int]]:
 
 
 def _counts_of(config: TrialConfig, model: dict[str, Any]) -> Counts:
-    info = catalog.info(config.dataset.name)
+    info = catalog.outline(config.dataset.name)
     return _counts(msgspec.json.encode(model, order="sorted"), input_shape(config.dataset, info), info.num_classes)
 
 

@@ -75,7 +75,7 @@ def test_a_users_error_is_told_in_its_own_words_and_leaves_nothing_behind(
     assert isinstance(failed, Failed)
     assert (failed.kind, failed.attempt) == ("error", 3)
     assert failed.error.startswith(str(tmp_path))
-    assert failed.error.endswith("Has its trial finished?")
+    assert failed.error.endswith("Has its trial finished, or has the sweep's `retention` removed it?")
     assert "Traceback" in failed.detail
     assert worker._trainers == {}
     assert isinstance(list(worker.run(make_job(tmp_path), arrays))[-1], Finished)

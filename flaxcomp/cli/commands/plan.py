@@ -52,7 +52,7 @@ def command(sweep: Path, overrides: tuple[str, ...], yes: bool, with_cost: bool,
     loaded = load_sweep(given.file, given.overrides)
     if not yes:
         check_size(loaded)
-    plan = make_plan(loaded, RoomCatalog(beside=given.file.parent))
+    plan = make_plan(loaded, RoomCatalog(beside=given.file.parent, planning=True))
     costs = _costs(plan) if with_cost else {}
     if as_json:
         click.echo(json.dumps(_document(loaded, plan, costs), indent=2))
