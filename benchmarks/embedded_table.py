@@ -1,0 +1,58 @@
+"""The table of a run of sweeps/embedded_architectures.yaml: sizes, the source's latency, counted instructions, accuracy.
+
+python -m benchmarks.embedded_table runs/embedded-reduced
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.embedded_rows import pi_3b_ms
+from flaxcomp.store.frame import Row
+from flaxcomp.store.paths import RunPaths
+from flaxcomp.store.records import Store
+
+COUNTED = Path(__file__).parent / "results" / "embedded_on_board.json"
+CHANCE = 0.1  # of CIFAR-10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    with Store.open(RunPaths.at(parser.parse_args().run)) as store:
+        frame = store.frame()
+    first, last = _losses(frame.epochs)
+    counted = {_key(row["model"]): row for row in json.loads(COUNTED.read_text())["rows"]}
+    print("| architecture | options | weights | MACs | Pi 3B ms | int8 instructions | training loss | test accuracy, % |")
+    print("|---|---|---|---|---|---|---|---|")
+    finished = [row for row in frame.trials if row["status"] == "finished"]
+    for row in finished:
+        model = {name.removeprefix("model."): value for name, value in row.items() if name.startswith("model.")}
+        model = {name: value for name, value in model.items() if value is not None and value != ""}
+        plain = not model.get("se")
+        ms, board = (pi_3b_ms(model), counted.get(_key(model))) if plain else (None, None)
+        options = " ".join(f"{name}={value}" for name, value in model.items() if name not in ("name", "layout", "activation"))
+        print(
+            f"| {model['name']} | {options} | {row['trainable_params']:,} | {row['macs']:,} | {'-' if ms is None else ms} |"
+            f" {'-' if board is None else format(board['int8']['instructions'], ',')} |"
+            f" {first[row['trial']]:.2f} to {last[row['trial']]:.2f} | {100 * row['test_accuracy']:.1f} |"
+        )
+    lowest = min(finished, key=lambda row: row["test_accuracy"])
+    print(f"\n{len(finished)} of {len(frame.trials)} trials; chance is {100 * CHANCE:.0f} %, "
+          f"the lowest accuracy {100 * lowest['test_accuracy']:.1f} % ({lowest['model.name']}).")  # fmt: skip
+
+
+def _key(model: dict[str, Any]) -> tuple[Any, ...]:
+    return (model["name"], model.get("blocks"), model.get("width"))
+
+
+def _losses(epochs: list[Row]) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean training loss of the first and of the last epoch, by trial."""
+    ordered = sorted(epochs, key=lambda row: row["epoch"])
+    last = {row["trial"]: row["train_loss"] for row in ordered}
+    return {row["trial"]: row["train_loss"] for row in reversed(ordered)}, last
+
+
+if __name__ == "__main__":
+    main()
