@@ -22,6 +22,8 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     with Store.open(RunPaths.at(parser.parse_args().run)) as store:
         frame = store.frame()
+    if not any(row["status"] == "finished" for row in frame.trials):
+        raise SystemExit("no trial of this run has finished")
     first, last = _losses(frame.epochs)
     counted = {_key(row["model"]): row for row in json.loads(COUNTED.read_text())["rows"]}
     print("| architecture | options | weights | MACs | Pi 3B ms | int8 instructions | training loss | test accuracy, % |")

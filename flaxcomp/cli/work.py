@@ -72,7 +72,7 @@ class Work:
 
 def main() -> None:
     """Read a JSON object of configurations, print one of their work under the same keys."""
-    os.nice(10)  # training goes first
+    os.nice(19)  # training goes first; Ray gives its workers 15
     from flaxcomp.train.cost import relative_work
 
     configs = msgspec.json.decode(sys.stdin.buffer.read(), type=dict[str, TrialConfig])
