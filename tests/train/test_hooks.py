@@ -246,7 +246,8 @@ def test_drop_path_grows_from_nothing_to_what_is_configured(data: Resident) -> N
 
     @jax.jit
     def logits(step: jax.Array, seed: int) -> jax.Array:
-        (main,), _ = program._apply(state["params"], state["stats"], x, step, nnx.Rngs(dropout=jax.random.key(seed)))
+        rngs = nnx.Rngs(dropout=jax.random.key(seed))
+        (main,), _ = program._apply(program._train_graph, state["params"], state["stats"], x, step, rngs)
         return main
 
     def apart(step: int) -> float:
