@@ -1,6 +1,7 @@
-"""The table of a run of sweeps/embedded_architectures.yaml: sizes, the source's latency, counted instructions, accuracy.
+"""The embedded study's rows: sizes, counted instructions, the source's latency and how they rank; with a run, accuracies too.
 
-python -m benchmarks.embedded_table runs/embedded-reduced
+python -m benchmarks.embedded_table                           # from benchmarks/results/embedded_on_board.json
+python -m benchmarks.embedded_table runs/embedded-reduced     # a run of sweeps/embedded_architectures.yaml
 """
 
 import argparse
@@ -19,13 +20,42 @@ CHANCE = 0.1  # of CIFAR-10
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    with Store.open(RunPaths.at(parser.parse_args().run)) as store:
+    parser.add_argument("run", type=Path, nargs="?")
+    run = parser.parse_args().run
+    rows = json.loads(COUNTED.read_text())["rows"]
+    if run is None:
+        print_counted(rows)
+        print_ranks(rows)
+    else:
+        print_trained(run, rows)
+
+
+def print_counted(rows: list[Row]) -> None:
+    print("| network | blocks | width | weights | MACs, M | float32 instructions, M | int8 instructions, M | Pi 3B ms |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        model, counts = row["model"], (row["macs"], row["float32"]["instructions"], row["int8"]["instructions"])
+        cells = [model["name"], model["blocks"], model["width"], f"{row['trainable_params']:,}"]
+        print(f"| {' | '.join(map(str, [*cells, *(f'{count / 1e6:.1f}' for count in counts), row['pi3b_ms']]))} |")
+
+
+def print_ranks(rows: list[Row]) -> None:
+    from benchmarks.zoo_on_board import correlations
+
+    everything, without = correlations(rows), correlations([row for row in rows if row["model"]["name"] != "effnet"])
+    print(f"\n| Spearman's rank correlation with the Pi 3B ms | {len(rows)} rows | without EffNet |")
+    print("|---|---|---|")
+    for figure in ("macs", "trainable_params", "instructions_float32", "instructions_int8"):
+        print(f"| {figure} | {everything[figure]:.3f} | {without[figure]:.3f} |")
+
+
+def print_trained(run: Path, rows: list[Row]) -> None:
+    with Store.open(RunPaths.at(run)) as store:
         frame = store.frame()
     if not any(row["status"] == "finished" for row in frame.trials):
         raise SystemExit("no trial of this run has finished")
     first, last = _losses(frame.epochs)
-    counted = {_key(row["model"]): row for row in json.loads(COUNTED.read_text())["rows"]}
+    counted = {_key(row["model"]): row for row in rows}
     print("| architecture | options | weights | MACs | Pi 3B ms | int8 instructions | training loss | test accuracy, % |")
     print("|---|---|---|---|---|---|---|---|")
     finished = [row for row in frame.trials if row["status"] == "finished"]
