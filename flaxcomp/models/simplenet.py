@@ -29,6 +29,12 @@ NAMES = {
     "simplenet_v5": SimpLeNet(widths=(2,), halving="convolution"),
 }
 
+
+def default_widths(config: SimpLeNet) -> tuple[int, ...]:
+    """The widths themselves: no other option sets them, and how many there are is the network's depth."""
+    return config.widths
+
+
 import jax
 from flax import nnx
 

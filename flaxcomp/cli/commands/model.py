@@ -1,4 +1,4 @@
-"""`flaxcomp model`: an architecture's layers, parameters and multiply-adds."""
+"""`flaxcomp model`: an architecture's layers, parameters and multiply-adds, and which of its channels go together."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,18 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("name")
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--groups", is_flag=True, help="Print which channels pruning must remove together, instead of the layers.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: config, params, macs, flops, layers, ...")
-def command(name: str, options: tuple[str, ...], as_json: bool) -> None:
+def command(name: str, options: tuple[str, ...], groups: bool, as_json: bool) -> None:
     """Print the layers and sizes of an architecture; without options as it was published.
 
     A list is written with commas: input_shape=32,32,3; a single value with one at the end: widths=4,
 
     MACs are multiply-adds of convolutions and dense
     layers for one image; FLOPs twice those, plus one for each number that any other arithmetic yields.
+
+    With --groups, below each group stand the axes of the arrays that its channels lie on, and how often, and which entries of
+    the option `widths` count them.
     """
     from flaxcomp.cli.packages import need
     from flaxcomp.models import registry
@@ -31,6 +35,9 @@ def command(name: str, options: tuple[str, ...], as_json: bool) -> None:
     need(("jax", "flax"), "flaxcomp model")
     from flaxcomp.models.counting import count
 
+    if groups:
+        _print_groups(model, config, as_json)
+        return
     shape, classes = getattr(config, "input_shape"), getattr(config, "num_classes")  # noqa: B009  of every Classifier
     counts = count(model, shape, classes)
     if as_json:
@@ -52,6 +59,17 @@ def _option(text: str) -> tuple[str, Any]:
         raise UserError(f"an option of a model must be KEY=VALUE, got {text!r}")
     parts = [yaml.safe_load(part) for part in value.split(",") if part] if "," in value else yaml.safe_load(value)
     return key, parts
+
+
+def _print_groups(model: dict[str, Any], config: Any, as_json: bool) -> None:
+    from flaxcomp.cli import channels
+    from flaxcomp.compress.prune.coupling import couple
+
+    coupling = couple(model, config.input_shape, config.num_classes)
+    if as_json:
+        click.echo(json.dumps({"name": model["name"], **channels.document(coupling)}, indent=2))
+    else:
+        click.echo("\n".join(channels.lines(coupling)))
 
 
 def _document(name: str, config: Any, counts: "Counts") -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Channel pruning: what must go together, what goes, and the smaller network."""
