@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.extend.core import Literal, jaxprs_in_params
 
-from flaxcomp.models import layers, registry
+from flaxcomp.models import layers
+from flaxcomp.models.abstract import abstract
 
 # Primitives that compute nothing: they move, copy, select, compare shapes or rename.
 _FREE = {
@@ -64,7 +65,7 @@ class Counts:
 
 def count(model: dict[str, Any], input_shape: tuple[int, int, int], num_classes: int) -> Counts:
     """Count without allocating or computing anything."""
-    network = nnx.eval_shape(lambda: registry.build(model, input_shape, num_classes, nnx.Rngs(params=jax.random.key(0))))
+    network = abstract(model, input_shape, num_classes)
     network.eval()
     graph, state, rest = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
     params = nnx.to_pure_dict(state)

@@ -13,7 +13,7 @@ from flax import nnx
 from flaxcomp.checkpoint.models import load_model
 from flaxcomp.checkpoint.weights import fingerprint, read
 from flaxcomp.errors import UserError
-from flaxcomp.models import registry
+from flaxcomp.models.abstract import abstract
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.sweep.spec import InitFrom
 from flaxcomp.train.job import PackJob
@@ -116,9 +116,7 @@ class _Sources:
     def _needed(self) -> list[str]:
         """Parameters and batch statistics: what else a network has, such as masks, no foreign file can know."""
         p = self._program
-        network = nnx.eval_shape(
-            lambda: registry.build(p.config.model, p.image_shape, p.info.num_classes, nnx.Rngs(params=jax.random.key(0)))
-        )
+        network = abstract(p.config.model, p.image_shape, p.info.num_classes)
         known = (nnx.to_pure_dict(nnx.state(network, kind)) for kind in (nnx.Param, nnx.BatchStat))
         return [name for tree in known for name in by_name(tree)]
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flaxcomp.models import registry
+from flaxcomp.models.abstract import abstract
 from flaxcomp.sweep.spec import Optimizer, Phase, Train, TrialConfig
 from flaxcomp.train.names import by_name, matching, name_of
 from flaxcomp.train.optimizers import HYPER_PARAMETERS, make_rate
@@ -111,7 +111,7 @@ def class_axes(model: dict[str, Any], shape: Shape, classes: int) -> dict[str, t
 
 
 def _shapes(model: dict[str, Any], shape: Shape, classes: int) -> dict[str, tuple[int, ...]]:
-    network = nnx.eval_shape(lambda: registry.build(model, shape, classes, nnx.Rngs(params=jax.random.key(0))))
+    network = abstract(model, shape, classes)
     params = nnx.to_pure_dict(nnx.state(network, nnx.Param))
     return {name: tuple(leaf.shape) for name, leaf in by_name(params).items()}
 

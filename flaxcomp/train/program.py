@@ -21,6 +21,7 @@ from flaxcomp.data.arrays import split_validation
 from flaxcomp.data.augment import augment
 from flaxcomp.errors import UserError
 from flaxcomp.models import layers, registry
+from flaxcomp.models.abstract import abstract
 from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.train.hooks import Hooks
 from flaxcomp.train.inputs import input_shape, normalise
@@ -197,7 +198,7 @@ class Program:
 
     def _graphs(self) -> tuple[Any, Any, Any, Hooks]:
         """The network as it trains, as it trains with frozen statistics, and in eval mode; and what it does besides."""
-        network = nnx.eval_shape(lambda: self._build(jax.random.key(0)))
+        network = abstract(self.config.model, self.image_shape, self.info.num_classes)
         network.train()
         train_graph, hooks = nnx.graphdef(network), Hooks(network, self.steps)
         network.set_attributes(use_running_average=True, raise_if_not_found=False)

@@ -9,6 +9,7 @@ from flax import nnx
 from flaxcomp.checkpoint.models import load_model as load_arrays
 from flaxcomp.data.catalog import DatasetInfo
 from flaxcomp.models import registry
+from flaxcomp.models.abstract import abstract
 from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.train.inputs import input_shape
 
@@ -29,7 +30,7 @@ def load_model(folder: Path, config: TrialConfig, info: DatasetInfo) -> nnx.Modu
     """
     arrays = load_arrays(folder)
     shape, classes = input_shape(config.dataset, info), info.num_classes
-    network = nnx.eval_shape(lambda: registry.build(config.model, shape, classes, nnx.Rngs(params=jax.random.key(0))))
+    network = abstract(config.model, shape, classes)
     graph, _, _ = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
     params, stats = jax.tree.map(jnp.asarray, (arrays["params"], arrays["stats"]))
     model = registry.ship(nnx.merge(graph, params, stats), config.model, shape, classes)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
@@ -19,6 +18,7 @@ from flaxcomp.compress.prune.follow import leaves_of
 from flaxcomp.compress.prune.groups import FIXED, NO_OVERRIDES, Group, Grouping, Overrides, Shape, couple_network
 from flaxcomp.errors import UserError
 from flaxcomp.models import registry
+from flaxcomp.models.abstract import abstract
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -62,22 +62,15 @@ class Coupling(Grouping):
         Raises:
             UserError: there is no such network.
         """
-        network = abstract({**self.model, "widths": list(widths)}, self.input_shape, self.num_classes)
+        network = evaluated({**self.model, "widths": list(widths)}, self.input_shape, self.num_classes)
         return network, couple_network(network, self.input_shape, Overrides(tie=self.overrides.tie), self)
 
 
-def abstract(model: dict[str, Any], input_shape: Shape, num_classes: int) -> nnx.Module:
+def evaluated(model: dict[str, Any], input_shape: Shape, num_classes: int) -> nnx.Module:
     """The network of a model in eval mode, shapes alone."""
-    network: nnx.Module = nnx.eval_shape(lambda: registry.build(model, input_shape, num_classes, _OneKey()))
+    network = abstract(model, input_shape, num_classes)
     network.eval()
     return network
-
-
-class _OneKey(nnx.Rngs):
-    """The same key for all weights, where shapes alone count: to number keys in a trace takes time with their square."""
-
-    def params(self) -> jax.Array:
-        return jax.random.key(0)
 
 
 def couple(
@@ -97,7 +90,7 @@ def couple(
         UserError: the model is impossible, an override matches nothing, or the network could not be followed.
     """
     input_shape, num_classes = tuple(model.get("input_shape", input_shape)), model.get("num_classes", num_classes)
-    grouping = couple_network(abstract(model, input_shape, num_classes), input_shape, overrides)
+    grouping = couple_network(evaluated(model, input_shape, num_classes), input_shape, overrides)
     widths = registry.default_widths(model) or ()
     changed, shapes = _changed(model, input_shape, num_classes, widths)
     entries = _entries(grouping, widths, changed, shapes)
@@ -143,7 +136,7 @@ def _changed(
         amounts = np.random.default_rng(0).choice(np.arange(1, _LARGEST // step), len(widths), replace=False) * step
         changed = tuple(w + int(amount) for w, amount in zip(widths, np.sort(amounts), strict=True))
         try:
-            network = abstract({**model, "widths": list(changed)}, input_shape, num_classes)
+            network = evaluated({**model, "widths": list(changed)}, input_shape, num_classes)
         except UserError as error:
             refusal = error
             continue

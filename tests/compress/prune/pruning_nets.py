@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flaxcomp.compress.prune.coupling import Coupling, abstract
+from flaxcomp.compress.prune.coupling import Coupling, evaluated
 from flaxcomp.compress.prune.follow import flat
 from flaxcomp.models import registry
 
@@ -43,7 +43,7 @@ def filled(network: nnx.Module, seed: int = 0) -> nnx.Module:
 
 def network_of(coupling: Coupling) -> nnx.Module:
     """The coupling's model, filled."""
-    return filled(abstract(coupling.model, coupling.input_shape, coupling.num_classes))
+    return filled(evaluated(coupling.model, coupling.input_shape, coupling.num_classes))
 
 
 def logits(network: nnx.Module, shape: tuple[int, int, int]) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from pruning_nets import assert_close, logits, network_of, random_keep, random_scores, reduced
 
-from flaxcomp.compress.prune.coupling import Coupling, abstract, couple
+from flaxcomp.compress.prune.coupling import Coupling, couple, evaluated
 from flaxcomp.compress.prune.follow import INPUT, LOGITS, leaves_of
 from flaxcomp.compress.prune.groups import FIXED
 from flaxcomp.compress.prune.surgery import Cut, masked, plan, sliced
@@ -94,7 +94,7 @@ def test_cut_off_equals_set_to_zero(name: str) -> None:
     assert shapes == fresh.shapes, "the copied weights have the shapes of a fresh network of these widths"
     counts = count(cut.model, shape, 10)
     assert sum(math.prod(s) for s in shapes.values()) == counts.params
-    assert program(narrow, shape) == program(abstract(cut.model, shape, 10), shape), (
+    assert program(narrow, shape) == program(evaluated(cut.model, shape, 10), shape), (
         "so its multiply-adds are those of a fresh one"
     )
     before = count(coupled(name).model, shape, 10)
