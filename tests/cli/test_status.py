@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +20,13 @@ pytest_plugins = ("calling",)
 Program = Callable[..., Done]
 
 
+def lines_of(said: str) -> list[str]:
+    """The lines of `status`, whatever the seconds: a busy machine may take some to make the run."""
+    return re.sub(r"worked \d+ s", "worked 0 s", said).splitlines()
+
+
 def test_a_run_at_rest(flaxcomp: Program, run: Path) -> None:
-    assert flaxcomp("status", run).out.splitlines() == [
+    assert lines_of(flaxcomp("status", run).out) == [
         "study: 4 of 7 trials finished, 1 pending, 1 failed, 1 blocked",
         "controller: none at work; worked 0 s",
         "best val_accuracy: 0.95 (trial t2)",
@@ -35,7 +41,7 @@ def test_a_run_at_work(flaxcomp: Program, tmp_path: Path) -> None:
     store.form_packs(lease, [Pack("p", ("a", "b"), "same")])
     attempt = store.start_pack(lease, "p", "worker-1")
     store.progress(lease, "p", attempt, [{"trial": t, "epoch": e, "train_loss": 1.0} for t in "ab" for e in (1, 2, 3)])
-    lines = flaxcomp("status", tmp_path / "run").out.splitlines()
+    lines = lines_of(flaxcomp("status", tmp_path / "run").out)
     assert lines == [
         "study: 0 of 3 trials finished, 1 pending, 2 running",
         f"controller: process {os.getpid()} on {socket.gethostname()}; worked 0 s",
@@ -45,7 +51,7 @@ def test_a_run_at_work(flaxcomp: Program, tmp_path: Path) -> None:
     store.interrupt_pack(lease, "p", attempt)
     store.start_pack(lease, "p", "")
     store.request_stop()
-    lines = flaxcomp("status", tmp_path / "run").out.splitlines()
+    lines = lines_of(flaxcomp("status", tmp_path / "run").out)
     assert lines[1].endswith(", asked to stop; worked 0 s")
     assert lines[3] == "  epoch 3 of 5, 2 trials, pack p, attempt 2"
     store.close()
