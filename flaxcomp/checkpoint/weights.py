@@ -5,7 +5,6 @@ What is here needs neither JAX nor Orbax: a plan checks weights, and knows them 
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
 from pathlib import Path
@@ -92,7 +91,7 @@ def keep(source: Path, content: str, target: Path) -> None:
         if fingerprint(partial) != content:
             raise UserError(f"{source}: the weights have changed while they were read. Give the command again.")
         for path in [partial, *partial.rglob("*")]:
-            _sync(path)
+            durable.sync(path)
         durable.replace_folder(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -126,11 +125,3 @@ def _check_folder(folder: Path) -> None:
         raise UserError(f"{folder}: the model folder is damaged ({type(error).__name__} in {_METADATA})") from None
     if "('checksum',)" not in names or not any(name.startswith("('params/") for name in names):
         raise UserError(f"{folder}: a model folder as flaxcomp writes it must be given; this is another checkpoint")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

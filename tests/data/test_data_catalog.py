@@ -147,7 +147,8 @@ def test_loading_imports_neither_tensorflow_nor_jax() -> None:
         "from flaxcomp.data.arrays import load; load('mnist_sample');"
         "assert not {'tensorflow', 'tensorflow_datasets', 'jax', 'PIL'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_labels_without_names_are_numbered() -> None:

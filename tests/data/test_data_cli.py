@@ -117,4 +117,5 @@ def test_list_is_quick_and_loads_nothing_heavy(environment: dict[str, str]) -> N
         "import sys; from flaxcomp.cli.main import cli; cli(['data', 'list'], standalone_mode=False);"
         "assert not {'tensorflow', 'jax', 'ray', 'numpy', 'rich'} & set(sys.modules), sorted(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

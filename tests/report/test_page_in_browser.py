@@ -207,5 +207,7 @@ def test_a_narrow_window_needs_no_sideways_scrolling(opened):
     try:
         until(opened, "return innerWidth === 400")
         until(opened, "return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        width, window = opened.execute_script("const e = document.documentElement; return [e.scrollWidth, e.clientWidth]")
+        assert width <= window
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
