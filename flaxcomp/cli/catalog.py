@@ -42,6 +42,9 @@ class RoomCatalog:
         height, width, _ = info.image_shape
         return Images(info.train_size, usable - catalog.held_out(usable, dataset.validation.fraction), height, width)
 
+    def labels(self, dataset: str) -> tuple[str, ...]:
+        return self._info(dataset).labels
+
     def _info(self, dataset: str) -> "DatasetInfo":
         from flaxcomp.data import catalog
 

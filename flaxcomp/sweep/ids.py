@@ -1,7 +1,7 @@
 """Canonical form, ids and compile signatures of trials.
 
-The canonical form is JSON with sorted keys in which every value equal to its default is left out, so that writing a default
-out keeps a trial's id, and so does a new option in a later release.
+The canonical form is JSON with keys in the order of `SECTIONS`, sorted inside each, in which every value equal to its default
+is left out, so that writing a default out keeps a trial's id, and so does a new option in a later release.
 """
 
 import functools
@@ -12,10 +12,12 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from flaxcomp.sweep.compression import METHODS
 from flaxcomp.sweep.spec import Distill, Optimizer, Schedule, Train, TrialConfig
 
 RECIPE_VERSION = 1  # raised when the same configuration no longer trains to the same result
-SECTIONS = ("dataset", "distill", "model", "seed", "train")  # of a configuration, sorted
+DENSE_SECTIONS = ("dataset", "distill", "model", "seed", "train")  # of a configuration
+SECTIONS = (*DENSE_SECTIONS, *METHODS, "source")
 
 # A compiled program takes these as inputs, so trials that differ in them alone can train in one pack.
 OPTIMIZER_INPUTS = ("learning_rate", "weight_decay", "momentum", "beta1", "beta2", "decay", "epsilon")
@@ -45,7 +47,8 @@ def signature(config: TrialConfig) -> str:
     """The compile signature: equal for trials that one compiled program can train.
 
     Left out are the seed, the initial weights, the optimizers' and the distillation's numbers, and the teacher when nothing is
-    augmented at random, for then its logits over the training set are an input as well.
+    augmented at random, for then its logits over the training set are an input as well. Trials with a method of compression
+    find their programs one by one: equal signatures say only that they are of one kind.
     """
     config = msgspec.convert(plain(config), TrialConfig)
     augmented = config.train.augment.is_random
@@ -97,7 +100,7 @@ def signature_fragment(section: str, value: Any, *, augmented: bool) -> bytes:
         value: that section of a resolved configuration.
         augmented: whether images are augmented at random, which makes the teacher a part of the program.
     """
-    if section == "seed":
+    if section in ("seed", "source"):
         return b""
     if isinstance(value, Train):
         return _kept_fragment(section, program_of(value))
@@ -112,6 +115,11 @@ def program_of(train: Train) -> Train:
         phases = tuple(replace(phase, optimizer=_without_numbers(phase.optimizer)) for phase in train.phases)
         return replace(train, init_from=None, optimizer=Optimizer(), schedule=Schedule(), phases=phases)
     return replace(train, init_from=None, optimizer=_without_numbers(train.optimizer))
+
+
+def method_of(config: TrialConfig) -> str | None:
+    """The method of compression that a trial performs: the last of its blocks."""
+    return next((name for name in reversed(METHODS) if getattr(config, name) is not None), None)
 
 
 def _without_numbers(optimizer: Optimizer) -> Optimizer:

@@ -4,9 +4,11 @@ A grid is a product and a section depends on its own parameters only, so the poi
 resolved sections. That makes a point cost microseconds, not a validation.
 """
 
+import functools
+import importlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import msgspec
@@ -16,7 +18,10 @@ from flaxcomp.sweep import ids
 from flaxcomp.sweep.check import check
 from flaxcomp.sweep.columns import with_teachers_own
 from flaxcomp.sweep.combinations import check_dataset, check_train, effective_distill, effective_train
+from flaxcomp.sweep.compression import METHODS
+from flaxcomp.sweep.compression.facts import Facts
 from flaxcomp.sweep.document import Node
+from flaxcomp.sweep.kinds import NonNegativeInt
 from flaxcomp.sweep.load import LoadedSweep
 from flaxcomp.sweep.spec import (
     Dataset,
@@ -24,13 +29,13 @@ from flaxcomp.sweep.spec import (
     DistillForm,
     InitForm,
     InitFrom,
-    NonNegativeInt,
     Phase,
     TeacherForm,
     Train,
     TrainForm,
     TrainOptions,
     TrialConfig,
+    TrialForm,
 )
 from flaxcomp.sweep.trial import Catalog, Images, Trial
 
@@ -40,8 +45,10 @@ _NO_IMAGES = Images(0, 0, 0, 0)
 _WILDCARD = re.compile(r"\*\*?")
 _TRIALS_OWN = ("init_from", "phases")  # of `base.train`: a teacher has other parameters
 
+_METHOD_KINDS = {field.name: field.type for field in msgspec.structs.fields(TrialForm) if field.name in METHODS}
+
 # What a section is when the file does not say.
-ABSENT: dict[str, Any] = {"dataset": {}, "distill": None, "model": {}, "seed": 0, "train": {}}
+ABSENT: dict[str, Any] = {"dataset": {}, "distill": None, "model": {}, "seed": 0, "train": {}} | dict.fromkeys(METHODS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ class Part:
     images: Images = _NO_IMAGES
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Parts:
     """All sections of a trial."""
 
@@ -77,27 +84,46 @@ class Parts:
     model: Part
     seed: Part
     train: Part
+    methods: tuple[tuple[str, Part], ...] = ()  # of compression, in their order, by name; only those that do something
 
     def __iter__(self) -> Iterator[Part]:
         """The parts in the order of `ids.SECTIONS`."""
-        return iter((self.dataset, self.distill, self.model, self.seed, self.train))
+        yield from (self.dataset, self.distill, self.model, self.seed, self.train)
+        for _, part in self.methods:
+            yield part
 
     def id(self) -> str:
-        return ids.id_of(ids.join(part.form for part in self), self.dataset.fingerprint)
+        return self._id
+
+    @functools.cached_property
+    def _id(self) -> str:
+        forms = [part.form for part in self]
+        if self.methods:
+            forms.append(ids.fragment("source", self.source.id()))
+        return ids.id_of(ids.join(forms), self.dataset.fingerprint)
+
+    @functools.cached_property
+    def source(self) -> "Parts":
+        """The trial whose network this one makes smaller."""
+        return replace(self, methods=self.methods[:-1])
 
     @property
     def depth(self) -> int:
-        return max(self.distill.depth, self.train.depth)
+        return max(self.distill.depth, self.train.depth) + len(self.methods)
 
     @property
     def ancestors(self) -> tuple[Trial, ...]:
         """All trainings that must be done before, each after what it needs."""
+        if self.methods:
+            return (*self.source.ancestors, self.source.trial(self.source.id(), "dependency"))
         if not self.train.chain:
             return self.distill.chain
         return tuple({trial.id: trial for trial in (*self.distill.chain, *self.train.chain)}.values())
 
     def trial(self, id_: str, role: Literal["trial", "dependency"]) -> Trial:
         augmented = self.train.value.augment.is_random
+        source = self.source.id() if self.methods else None
+        chains = [part.chain for part in ((self.distill,) if self.methods else (self.distill, self.train)) if part.chain]
         return Trial(
             id=id_,
             config=TrialConfig(
@@ -106,8 +132,10 @@ class Parts:
                 train=self.train.value,
                 distill=self.distill.value,
                 seed=self.seed.value,
+                source=source,
+                **{name: part.value for name, part in self.methods},
             ),
-            needs=tuple(dict.fromkeys(part.chain[-1].id for part in (self.distill, self.train) if part.chain)),
+            needs=tuple(dict.fromkeys([*([source] if source else ()), *(chain[-1].id for chain in chains)])),
             role=role,
             signature=ids.signature_of(ids.join(part.signature[augmented] for part in self)),
         )
@@ -221,6 +249,18 @@ class Resolver:
         columns = self._columns("distill", value) | _prefixed("distill.teacher", form.teacher, needed)
         return self._part("distill", effective_distill(value), columns=columns, chain=needed.chain, depth=needed.depth)
 
+    def method(self, name: str, node: Node, dataset: Part, model: Part) -> Part:
+        """The block of a method of compression; its value is None where it changes nothing."""
+        block = _convert(node, _METHOD_KINDS[name], name)
+        if block is None:
+            return self._part(name, None)
+        module = importlib.import_module(f"flaxcomp.sweep.compression.{name}")
+        try:
+            module.check(block, Facts(self._catalog.labels(dataset.value.name), model.value))
+        except UserError as error:
+            raise _placed(error, node, _key_of(error, name)) from None
+        return self._part(name, module.effective(block), columns=self._columns(name, block))
+
     def _needed(self, node: Node, dataset: Part) -> _Needed:
         """A teacher, or what initial weights come from: the name of an entry of `teachers`, or the training itself."""
         if isinstance(node.value, str):
@@ -305,6 +345,12 @@ def _convert(node: Node, kind: Any, section: str) -> Any:
 
 def _inside(node: Node, section: str) -> Node:
     return Node(node.value.get(section, ABSENT.get(section)), node.place.at((section,)))
+
+
+def _key_of(error: UserError, section: str) -> str:
+    """The key that a message begins with, as `section.key`."""
+    found = re.match(rf"{section}\.(\w+)", str(error))
+    return found[1] if found else ""
 
 
 def _placed(error: UserError, node: Node, key: str) -> SweepFileError:

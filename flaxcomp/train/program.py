@@ -28,9 +28,10 @@ from flaxcomp.train.inputs import input_shape, normalise
 from flaxcomp.train.optimizers import make_optimizer
 from flaxcomp.train.phases import Stage, stacked, stages
 from flaxcomp.train.resident import Resident
+from flaxcomp.train.variant import PLAIN, Variant
 
 Tree = Any  # a pytree of arrays
-State = dict[str, Tree]  # params, stats, opt, loss_sum
+State = dict[str, Tree]  # params, stats, opt, loss_sum; perhaps mask, what the parameters are multiplied by after each step
 Model = dict[str, Tree]  # params, stats
 Lessons = Any  # logits of the teachers float32 [teachers, training images, classes], the Model of the one teacher, or None
 
@@ -57,6 +58,7 @@ class Program:
         data: the data set.
         teacher: the `network` of the teacher's own program, for students whose images change at random: `lessons` is its
             Model then, and else the teachers' logits of every training image.
+        variant: what the training does besides.
         execution: `vmap` computes a step of all trials at once, `map` trains one trial after the other inside the
             program, whose small state then stays in the processor's cache.
     """
@@ -66,10 +68,11 @@ class Program:
         config: TrialConfig,
         data: Resident,
         teacher: Callable[[Model, jax.Array], jax.Array] | None = None,
+        variant: Variant = PLAIN,
         execution: Literal["vmap", "map"] | None = None,
     ) -> None:
         self.config, self.data, self.info = config, data, data.info
-        self.teacher = teacher
+        self.teacher, self._variant = teacher, variant
         self.execution = execution or ("map" if jax.default_backend() == "cpu" else "vmap")
         spec = config.dataset
         usable = min(len(data.train_images), spec.train_limit or len(data.train_images))
@@ -250,6 +253,8 @@ class Program:
                     return each.mean()
 
                 total = sum((self._auxiliary_weight * loss_of(logits) for logits in auxiliary), loss_of(main))
+                if self._variant.penalty is not None:
+                    total = total + self._variant.penalty(params, before)
                 return self._hooks.penalised(total, params, before, number), stats
 
             trained = stage.pick(state["params"])
@@ -257,7 +262,9 @@ class Program:
             update, opt = optimizer.update(gradient, state["opt"], trained)
             rate = hyper["learning_rate"] * stage.rate(number)
             params = stage.put(state["params"], jax.tree.map(lambda p, u: p - rate * u, trained, update))
-            return {"params": params, "stats": stats, "opt": opt, "loss_sum": state["loss_sum"] + value}
+            if "mask" in state:  # so that what is masked stays out as if it were not there
+                params = jax.tree.map(jnp.multiply, params, state["mask"])
+            return {**state, "params": params, "stats": stats, "opt": opt, "loss_sum": state["loss_sum"] + value}
 
         trained: State = jax.lax.fori_loop(first, last, step, state)
         return trained
