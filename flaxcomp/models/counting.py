@@ -137,14 +137,14 @@ def _products(jaxpr: Any, names: dict[Any, str]) -> Iterator[Product]:
         inputs = [None if isinstance(v, Literal) else names.get(v) for v in equation.invars]
         if equation.primitive.name in ("conv_general_dilated", "dot_general"):
             yield _product(equation, inputs[1] or inputs[0])
-        elif (weight := _same_weight(equation, inputs)) is not None:
+        elif (weight := same_weight(equation, inputs)) is not None:
             names[equation.outvars[0]] = weight
         for inner in jaxprs_in_params(equation.params):
             given = inputs[len(inputs) - len(inner.invars) :]
             yield from _products(inner, {v: name for v, name in zip(inner.invars, given, strict=False) if name})
 
 
-def _same_weight(equation: Any, inputs: list[str | None]) -> str | None:
+def same_weight(equation: Any, inputs: list[str | None]) -> str | None:
     """The parameter that an equation's result stands for: it was moved or, by a product of its own shape, masked."""
     if equation.primitive.name in _SAME_WEIGHT:
         return inputs[0]
