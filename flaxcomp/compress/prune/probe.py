@@ -79,7 +79,8 @@ class Probe:
     """
 
     def __init__(self, network: nnx.Module, where: Reads) -> None:
-        self._graph, params, _ = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
+        graph, params, _ = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
+        self._graph: Any = graph
         self._paths = [path for path, _ in flat(nnx.to_pure_dict(params))]
         self.where = where
 
@@ -98,7 +99,8 @@ class Probe:
         def gate(kernel: str, read: jax.Array) -> jax.Array:
             at = self.where.channels[kernel]
             open_ = jnp.concatenate([gates, jnp.ones((len(gates), 1))], 1)[:, at]  # -1: the last column
-            return read * open_.reshape(len(gates), *[1] * (read.ndim - 2), -1)
+            gated: jax.Array = read * open_.reshape(len(gates), *[1] * (read.ndim - 2), -1)
+            return gated
 
         return self._run(params, stats, x, gate)
 
@@ -107,9 +109,11 @@ class Probe:
 
         def loss(gates: jax.Array) -> jax.Array:
             logits = self.logits(params, stats, x, gates)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()  # images do not mix in eval mode
+            each: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return each.sum()  # images do not mix in eval mode
 
-        return jax.grad(loss)(jnp.ones((len(x), self.where.first[-1])))
+        gradient: jax.Array = jax.grad(loss)(jnp.ones((len(x), self.where.first[-1])))
+        return gradient
 
     def norms(self, params: Tree, stats: Tree, x: jax.Array) -> jax.Array:
         """Of each image the L2 norm of each channel's activations, over positions and all that read it: [n, channels]."""
@@ -145,11 +149,12 @@ class Probe:
         used = {
             variable for equation in program.jaxpr.eqns for variable in equation.invars if not isinstance(variable, Literal)
         }
-        idle = {path for variable, path in zip(program.jaxpr.invars, self._paths, strict=False) if id(variable) not in used}
+        idle = {path for variable, path in zip(program.jaxpr.invars, self._paths, strict=False) if variable not in used}
         if lacking := kernels.keys() - met - idle:  # auxiliary heads are idle in eval mode
             raise UserError(f"{min(lacking)}: what it reads could not be followed for activations and gradients; choose a "
                             "criterion of weights, or ignore its channels")  # fmt: skip
-        return logits.astype(jnp.float32)
+        result: jax.Array = logits.astype(jnp.float32)
+        return result
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,7 @@ class _Taps:
     kernels: Mapping[str, tuple[tuple[int, ...], int]]
 
     def at(self, equation: Any, kernel: str | None) -> bool:
-        if equation.primitive.name not in _PRODUCTS or kernel not in self.kernels:
+        if equation.primitive.name not in _PRODUCTS or kernel is None or kernel not in self.kernels:
             return False
         left, right = (variable.aval.shape for variable in equation.invars)
         return bool((right, left[-1]) == self.kernels[kernel])

@@ -9,14 +9,14 @@ norm) is scored infinite: its channels stay.
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flaxcomp.errors import UserError, suggest
 
-Floats = NDArray[np.floating]
+Floats = NDArray[Any]  # of floating-point numbers
 Needs = Literal["nothing", "filters", "scales", "activations", "gradients"]
 
 

@@ -11,4 +11,5 @@ NORMALIZE = "l2"  # Molchanov et al., equation 8
 def score(evidence: Evidence) -> Floats:
     """1/N sum_n ||a_nk||_2: the norm over the positions of what layers read of channel k, its mean over N images."""
     assert evidence.activations is not None
-    return np.mean(evidence.activations, 0)
+    scores: Floats = np.mean(evidence.activations, 0)
+    return scores

@@ -14,4 +14,5 @@ def score(evidence: Evidence) -> Floats:
     2018, section 4.2): a channel is off when it is off everywhere."""
     if not evidence.scales:
         return unknown(evidence)
-    return np.max(np.abs(evidence.scales), 0)
+    scores: Floats = np.max(np.abs(evidence.scales), 0)
+    return scores

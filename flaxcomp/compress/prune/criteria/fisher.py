@@ -16,4 +16,5 @@ def score(evidence: Evidence) -> Floats:
     sum runs over all of them before it is squared: one mask before all, as the channel goes from all at once.
     """
     assert evidence.gradients is not None
-    return np.mean(np.square(evidence.gradients), 0) / 2
+    scores: Floats = np.mean(np.square(evidence.gradients), 0) / 2
+    return scores

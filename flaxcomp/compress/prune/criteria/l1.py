@@ -12,4 +12,5 @@ def score(evidence: Evidence) -> Floats:
     """s_j = sum |F_j|, over the weights that make channel j: of all layers that a sum ties, biases left out."""
     if not evidence.filters:
         return unknown(evidence)
-    return np.sum([np.abs(weights).sum(1) for weights in evidence.filters], 0)
+    scores: Floats = np.sum([np.abs(weights).sum(1) for weights in evidence.filters], 0)
+    return scores

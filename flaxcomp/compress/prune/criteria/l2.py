@@ -12,4 +12,5 @@ def score(evidence: Evidence) -> Floats:
     """s_j = sqrt(sum F_j^2), over the weights that make channel j: of all layers that a sum ties, biases left out."""
     if not evidence.filters:
         return unknown(evidence)
-    return np.sqrt(np.sum([np.square(weights).sum(1) for weights in evidence.filters], 0))
+    scores: Floats = np.sqrt(np.sum([np.square(weights).sum(1) for weights in evidence.filters], 0))
+    return scores

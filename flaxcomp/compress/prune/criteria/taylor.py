@@ -16,4 +16,5 @@ def score(evidence: Evidence) -> Floats:
     layer reads: there the two are equal once normalised.
     """
     assert evidence.gradients is not None
-    return np.mean(np.abs(evidence.gradients), 0)
+    scores: Floats = np.mean(np.abs(evidence.gradients), 0)
+    return scores
