@@ -1,7 +1,7 @@
 """Gathers what a criterion needs to know of a network's channels."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -28,17 +28,20 @@ class Scorer:
         criterion: from `flaxcomp.compress.prune.criteria`.
         grouping: of the network.
         network: in eval mode, with arrays or with their shapes alone.
-        images, labels: what to score on, normalised float32 [n, h, w, c] and int [n]; of use to some criteria only.
+        images, labels: what to score on, [n, h, w, c] and int [n]; of use to some criteria only.
+        inputs: from such images to what the network sees, float32.
         seed: of criteria that draw numbers.
     """
 
     def __init__(
-        self, criterion: Criterion, grouping: Grouping, network: nnx.Module, images: Any, labels: Any, seed: int = 0
-    ) -> None:
+        self, criterion: Criterion, grouping: Grouping, network: nnx.Module, images: Any, labels: Any,
+        *, inputs: Callable[[Any], jax.Array] = jnp.asarray, seed: int = 0,
+    ) -> None:  # fmt: skip
         self.criterion, self.grouping, self.seed = criterion, grouping, seed
         self._images, self._labels = images, labels
-        self._probe = Probe(network, reads(grouping))
-        self._norms, self._gradients = jax.jit(self._probe.norms), jax.jit(self._probe.gradients)
+        self._probe = probe = Probe(network, reads(grouping))
+        self._norms = jax.jit(lambda params, stats, x: probe.norms(params, stats, inputs(x)))
+        self._gradients = jax.jit(lambda params, stats, x, y: probe.gradients(params, stats, inputs(x), y))
 
     def scores(self, params: Tree, stats: Tree) -> Scores:
         """By free group, a number for each channel, larger for what matters more.

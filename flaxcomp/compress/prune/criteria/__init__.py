@@ -1,9 +1,9 @@
 """Criteria of channels, one file each: the file's name is `prune.criterion`.
 
 A criterion says what it NEEDS, how a group's scores are made comparable unless the sweep file says otherwise (NORMALIZE, see
-`flaxcomp.compress.prune.select.NORMALIZATIONS`), and has `score`, larger for what matters more. It is arithmetic on what was
-gathered of one group and knows no network, so it imports NumPy alone. A group that has nothing of what it needs (no batch
-norm) is scored infinite: its channels stay.
+`flaxcomp.compress.prune.select.NORMALIZATIONS`), with SCOPE = "layer" that it takes the same share of every group, and has
+`score`, larger for what matters more. It is arithmetic on what was gathered of one group and knows no network, so it imports
+NumPy alone. A group that has nothing of what it needs (no batch norm) is scored infinite: its channels stay.
 """
 
 import importlib
