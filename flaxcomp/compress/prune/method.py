@@ -11,7 +11,7 @@ network, and later steps go on from that.
 """
 
 import functools
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +21,12 @@ from flax import nnx
 
 from flaxcomp.compress.costs import make_cost
 from flaxcomp.compress.method import Found, Workshop
+from flaxcomp.compress.prune.coupling import evaluated
 from flaxcomp.compress.prune.evidence import Scorer
 from flaxcomp.compress.prune.prepare import Ready, check_ratio, prepare
 from flaxcomp.compress.prune.select import Choice, by_rank, normalised, per_saved, select
-from flaxcomp.compress.prune.surgery import Cut, masked, sliced
+from flaxcomp.compress.prune.surgery import Cut, mask_of, sliced
 from flaxcomp.compress.prune.training import retrain, sparse, tune
-from flaxcomp.errors import UserError
 from flaxcomp.models import registry
 from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.train.inputs import normalise
@@ -81,7 +81,7 @@ def search(workshop: Workshop) -> Generator[Event, None, Found]:
         yield workshop.note(f"pruning step {step} of {steps}: {choice.cost:,.6g} of {progress.whole:,.6g} {block.of} left")
         progress.history.append({"step": step, "cost": choice.cost, "threshold": choice.threshold})
         if step == steps:
-            return _found(workshop, first, choice, progress)
+            return _found(first, choice, progress)
         yield from _between(workshop, choice.cut, progress, step)
 
 
@@ -122,8 +122,9 @@ def _between(workshop: Workshop, cut: Cut, progress: _Search, step: int) -> Gene
         progress.weights, accuracy = yield from retrain(workshop, cut.model, step)
         progress.model, progress.alive = cut.model, {}
     else:
-        weights, mask = masked_weights(progress.weights, cut), mask_of(progress.weights, cut)
-        progress.weights, accuracy = yield from tune(workshop, progress.model, weights, mask, step)
+        network = _network(cut, progress.weights)
+        mask = mask_of(network, cut)
+        progress.weights, accuracy = yield from tune(workshop, progress.model, progress.weights, mask, step)
         progress.alive = {name: channels.tolist() for name, channels in cut.kept.items()}
     progress.step = step
     progress.history[-1]["val_accuracy"] = accuracy
@@ -146,11 +147,9 @@ def _scorer(workshop: Workshop, ready: Ready) -> Scorer:
     return Scorer(ready.criterion, ready.coupling, ready.whole.network, images, labels, inputs=inputs, seed=block.seed)
 
 
-def _found(workshop: Workshop, first: Ready, choice: Choice, progress: _Search) -> Found:
+def _found(first: Ready, choice: Choice, progress: _Search) -> Found:
     block, cut = first.block, choice.cut
-    weights = None
-    if block.then == "fine_tune":
-        weights = weights_of(sliced(with_weights(cut_network(cut), progress.weights), cut))
+    weights = weights_of(sliced(_network(cut, progress.weights), cut)) if block.then == "fine_tune" else None
     figures = {
         "prune_ratio": 1 - choice.cost / progress.whole,
         "prune_cost_before": progress.whole,
@@ -180,25 +179,7 @@ def report(first: Ready, cut: Cut) -> dict[str, Any]:
     return {"groups": groups, "costs": costs}
 
 
-def cut_network(cut: Cut) -> nnx.Module:
-    """The network that was cut, as shapes."""
-    from flaxcomp.compress.prune.coupling import evaluated
-
-    return evaluated(cut.coupling.model, cut.coupling.input_shape, cut.coupling.num_classes)
-
-
-def masked_weights(weights: Model, cut: Cut) -> Model:
-    """The weights with zeros for the channels that go."""
-    return weights_of(masked(with_weights(cut_network(cut), weights), cut))
-
-
-def mask_of(weights: Model, cut: Cut) -> Mapping[str, Any]:
-    """1 for the parameters that stay and 0 for those that go, of the parameters' structure."""
-    import jax
-
-    ones = {"params": jax.tree.map(np.ones_like, weights["params"]), "stats": weights["stats"]}
-    mask: Mapping[str, Any] = masked_weights(ones, cut)["params"]
-    return mask
-
-
-_ = UserError
+def _network(cut: Cut, weights: Model) -> nnx.Module:
+    """The network that is cut, with all its weights."""
+    coupling = cut.coupling
+    return with_weights(evaluated(coupling.model, coupling.input_shape, coupling.num_classes), weights)

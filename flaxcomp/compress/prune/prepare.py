@@ -1,6 +1,7 @@
 """A `prune` block and a model made ready: groups, costs and the criterion, or the reason why not."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,9 @@ def check_ratio(ready: Ready) -> None:
     """
     whole, least = ready.counted.total(ready.whole), narrowest(ready)
     if (1 - ready.block.ratio) * whole < least:
-        raise UserError(
-            f"prune.ratio must be at most {1 - least / whole:.4f} of the {ready.counted.name} of {ready.coupling.model['name']}, "
-            f"got {ready.block.ratio}: a layer would lose its last channel"
-        )
+        most = math.floor(1e4 * (1 - least / whole)) / 1e4
+        raise UserError(f"prune.ratio must be at most {most} of the {ready.counted.name} of {ready.coupling.model['name']}, "
+                        f"got {ready.block.ratio}: a layer would lose its last channel")  # fmt: skip
 
 
 def _coupled(block: Prune, model: dict[str, Any], shape: Shape, classes: int) -> Coupling:

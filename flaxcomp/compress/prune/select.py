@@ -86,7 +86,7 @@ def select(scores: Mapping[str, Floats], cost: Cost, bound: float, whole: Cut, a
         UserError: the bound cannot be reached while every group keeps its best channel.
     """
     coupling = whole.coupling
-    alive = {group.name: whole.kept[group.name] for group in prunable(coupling)} | dict(alive or {})
+    alive = {group.name: (alive or {}).get(group.name, whole.kept[group.name]) for group in prunable(coupling)}
     order = _order(scores, alive)
     best = {name: _masked(values, alive.get(name)) for name, values in scores.items()}
 
@@ -107,15 +107,10 @@ def select(scores: Mapping[str, Floats], cost: Cost, bound: float, whole: Cut, a
 
     removed = _near(first, len(order), fits)
     if not fits(removed):
-        raise UserError(_unreachable(cost, found[removed][1], bound, whole))
+        raise UserError(f"the {cost.name} cannot fall to {bound:.6g}: {found[removed][1]:.6g} are left where every layer keeps its "
+                        "last channel and what may not go stays")  # fmt: skip
     cut, reached = found[removed]
     return Choice(cut, float(order[removed - 1][0]) if removed else None, reached)
-
-
-def smallest(whole: Cut, cost: Cost, stay: Mapping[str, Any] | None = None) -> float:
-    """The cost of the narrowest network: one channel in each group, but all in those that `stay` names."""
-    scores = {group.name: np.zeros(group.size) for group in prunable(whole.coupling) if group.name not in (stay or {})}
-    return cost.total(plan(whole.coupling, {name: [0] for name in scores}))
 
 
 def kept_after(order: list[tuple[float, str, int]], removed: int, alive: Kept) -> dict[str, Any]:
@@ -163,9 +158,3 @@ def _near(guess: int, high: int, holds: Callable[[int], bool]) -> int:
     while low + step < high and not holds(low + step):
         low, step = low + step + 1, 2 * step
     return _first(low, min(low + step, high), holds) if low < high else high
-
-
-def _unreachable(cost: Cost, least: float, bound: float, whole: Cut) -> str:
-    most = 1 - least / cost.total(whole)
-    return (f"prune.ratio must be at most {most:.4f} of the {cost.name} here: every layer keeps its last channel, and what may "
-            f"not go stays; got a bound of {bound:.6g} where {least:.6g} are left")  # fmt: skip

@@ -27,7 +27,9 @@ def one_each(coupling: Coupling) -> Table:
     return Table("table.yaml", {layer_key(layer): layer.macs / 1000 for layer in cost.products})
 
 
-@pytest.mark.parametrize("name", ["resnet", "densenet", "mobilenet_v2", "shufflenet_v1", "squeezenext", "tf_cifar", "condensenet"])
+@pytest.mark.parametrize(
+    "name", ["resnet", "densenet", "mobilenet_v2", "shufflenet_v1", "squeezenext", "tf_cifar", "condensenet"]
+)
 def test_arithmetic_is_what_the_built_network_counts(name: str) -> None:
     model = reduced(name)
     coupling = couple(model, model["input_shape"], 10)
