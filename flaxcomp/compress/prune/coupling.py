@@ -91,7 +91,7 @@ def couple(
     """
     input_shape, num_classes = tuple(model.get("input_shape", input_shape)), model.get("num_classes", num_classes)
     grouping = couple_network(evaluated(model, input_shape, num_classes), input_shape, overrides)
-    widths = registry.default_widths(model) or ()
+    widths = tuple(model.get("widths") or registry.default_widths(model) or ())
     changed, shapes = _changed(model, input_shape, num_classes, widths)
     entries = _entries(grouping, widths, changed, shapes)
     groups = tuple(_counted(group, entries, grouping.shapes, shapes) for group in grouping.groups)

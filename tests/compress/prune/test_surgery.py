@@ -158,3 +158,16 @@ def test_kept_sets_are_nested() -> None:
         cuts.append(plan(resnet(), best, scores).kept)
     assert all(is_nested(less, more) for less, more in itertools.pairwise(cuts))
     assert not is_nested(cuts[1], cuts[0])
+
+
+@pytest.mark.parametrize("name", ["resnet", "shufflenet_v1", "mobilenet_v2"])
+def test_a_cut_network_is_cut_again(name: str) -> None:
+    """A model that gives its own `widths` is a model like any other: each of them counts channels, and fewer can be kept."""
+    model = reduced(name)
+    cut = plan(couple(model, model["input_shape"], 10), random_keep(couple(model, model["input_shape"], 10), 0))
+    again = couple(cut.model, model["input_shape"], 10)
+    assert [entry.width for entry in again.entries] == cut.model["widths"]
+    network = network_of(again)
+    narrower = plan(again, random_keep(again, 1), random_scores(again, 1))
+    assert sum(narrower.model["widths"]) < sum(cut.model["widths"])
+    assert_close(logits(masked(network, narrower), again.input_shape), logits(sliced(network, narrower), again.input_shape))
