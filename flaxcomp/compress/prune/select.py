@@ -107,8 +107,8 @@ def select(scores: Mapping[str, Floats], cost: Cost, bound: float, whole: Cut, a
 
     removed = _near(first, len(order), fits)
     if not fits(removed):
-        raise UserError(f"the {cost.name} cannot fall to {bound:.6g}: {found[removed][1]:.6g} are left where every layer keeps its "
-                        "last channel and what may not go stays")  # fmt: skip
+        raise UserError(f"the {cost.name} cannot fall to {bound:.6g}: {found[removed][1]:.6g} are left where every layer keeps "
+                        "its last channel and what may not go stays")  # fmt: skip
     cut, reached = found[removed]
     return Choice(cut, float(order[removed - 1][0]) if removed else None, reached)
 

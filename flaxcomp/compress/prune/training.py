@@ -90,11 +90,13 @@ def train(
         state = jax.tree.map(jnp.asarray, unflatten(arrays, state))
     chunk, saved = 1, time.monotonic()
     while done < steps:
-        if workshop.should_stop():
-            workshop.keep(name, flatten(state), done)
-            raise Stop
         began, part = time.monotonic(), min(chunk, steps - done)
-        state = fit.train(state, part, first + done)
+        try:
+            state = fit.train(state, part, first + done)
+        except Stop:
+            if not any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):  # as it was before these steps
+                workshop.keep(name, flatten(state), done)
+            raise
         done, now = done + part, time.monotonic()
         chunk = max(1, min(4 * chunk, int(part * _CHUNK_S / max(now - began, 1e-6))))
         if now - saved > _KEEP_S and done < steps:
