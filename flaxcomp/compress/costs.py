@@ -14,6 +14,7 @@ a staircase in the channels, and to interpolate errs by more than to round up to
 """
 
 import functools
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -129,6 +130,21 @@ class _Sizes:
         return {leaf: tuple(shape) for leaf, shape in shapes.items()}
 
 
+@dataclass(frozen=True)
+class _Whole:
+    """The paths of a network's parameters, and its layers."""
+
+    parameters: frozenset[str]
+    products: tuple[Product, ...]
+
+
+@functools.lru_cache(maxsize=16)
+def _whole(model: str, shape: tuple[int, int, int], classes: int) -> _Whole:
+    """`model` is JSON. To build a large network takes seconds even as shapes."""
+    network = evaluated(json.loads(model), shape, classes)
+    return _Whole(frozenset(leaves_of(network, nnx.Param)), products(network, shape))
+
+
 class _Priced:
     """What the costs have in common."""
 
@@ -137,9 +153,10 @@ class _Priced:
         self.sizes = _Sizes(coupling)
 
     @functools.cached_property
-    def network(self) -> nnx.Module:
-        """The whole one, shapes alone."""
-        return evaluated(self.coupling.model, self.coupling.input_shape, self.coupling.num_classes)
+    def whole(self) -> "_Whole":
+        """What of the whole network does not follow from its coupling."""
+        coupling = self.coupling
+        return _whole(json.dumps(coupling.model, sort_keys=True), coupling.input_shape, coupling.num_classes)
 
     def at(self, counts: Counts) -> float:
         raise NotImplementedError
@@ -166,12 +183,8 @@ class _Params(_Priced):
 
     name = "params"
 
-    @functools.cached_property
-    def _parameters(self) -> frozenset[str]:
-        return frozenset(leaves_of(self.network, nnx.Param))
-
     def at(self, counts: Counts) -> float:
-        return sum(math.prod(shape) for leaf, shape in self.sizes(counts).items() if leaf in self._parameters)
+        return sum(math.prod(shape) for leaf, shape in self.sizes(counts).items() if leaf in self.whole.parameters)
 
     def total(self, cut: Cut) -> float:
         return count_network(cut.network, cut.coupling.input_shape).trainable_params
@@ -182,12 +195,8 @@ class _Macs(_Priced):
 
     name = "macs"
 
-    @functools.cached_property
-    def products(self) -> tuple[Product, ...]:
-        return products(self.network, self.coupling.input_shape)
-
     def at(self, counts: Counts) -> float:
-        return self.price(_narrowed(self.products, self.coupling.shapes, self.sizes(counts)))
+        return self.price(_narrowed(self.whole.products, self.coupling.shapes, self.sizes(counts)))
 
     def total(self, cut: Cut) -> float:
         return self.price(products(cut.network, cut.coupling.input_shape))

@@ -24,7 +24,7 @@ def coupled(model: dict[str, Any]) -> Coupling:
 def one_each(coupling: Coupling) -> Table:
     """A table in which every layer of the network costs its multiply-adds in microseconds."""
     cost = costs._Macs(coupling)
-    return Table("table.yaml", {layer_key(layer): layer.macs / 1000 for layer in cost.products})
+    return Table("table.yaml", {layer_key(layer): layer.macs / 1000 for layer in cost.whole.products})
 
 
 @pytest.mark.parametrize(
