@@ -128,6 +128,11 @@ def test_from_random_weights(trainer: Trainer, source: Path) -> None:
     assert {gamma for group in result.details["groups"] for gamma in group["gammas"]} == {1.0}
 
 
+def test_a_training_that_diverges(trainer: Trainer, source: Path) -> None:
+    with pytest.raises(UserError, match=r"the training with the penalty has diverged; lower morphnet\.search_learning_rate"):
+        found(trainer, source, replace(BLOCK, search_learning_rate=1e30))
+
+
 def test_a_network_without_batch_norm() -> None:
     with pytest.raises(UserError, match=r"morphnet must have a network with batch norm, .* but simplenet_v1 .* has none"):
         check(small(model=PLAIN), SHAPE, 10)

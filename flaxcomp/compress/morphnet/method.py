@@ -161,7 +161,10 @@ def _trained(workshop: Workshop, subject: _Subject) -> Generator[Event, None, _S
     state = _begun(fit, config, workshop.source if block.start == "trained" else None)
     state = yield from training.train(workshop, fit, state, fit.program.steps, name="penalty")
     (model,) = fit.models(state)
-    return _Shrunk(model, _gammas(subject.scales, model["params"]), float(fit.accuracy(state)[0]))
+    gammas = _gammas(subject.scales, model["params"])
+    if not all(np.isfinite(each).all() for each in gammas.values()):
+        raise UserError("morphnet: the training with the penalty has diverged; lower morphnet.search_learning_rate or strength")
+    return _Shrunk(model, gammas, float(fit.accuracy(state)[0]))
 
 
 def _begun(fit: Fit, config: TrialConfig, source: Network | None) -> State:
