@@ -176,7 +176,7 @@ class _Finder:
 
     def __init__(self, steps: Sequence[_Step], shapes: dict[int, Any], leaves: dict[int, str], image: int) -> None:
         self._steps, self._shapes = steps, shapes
-        self._kernels = {value: (path,) if len(shapes[value]) > 1 else () for value, path in leaves.items()}
+        self._kernels: dict[int, tuple[str, ...]] = {v: (path,) if len(shapes[v]) > 1 else () for v, path in leaves.items()}
         self._seen = {image}  # values that depend on the images
         self._chains: list[_Chain] = []
         self._chain_of: dict[int, _Chain] = {}
@@ -204,14 +204,13 @@ class _Finder:
         owners = {id(c): c for i in seen if (c := self._chain_of.get(i) or self._statistics.get(i)) is not None}
         whole = [i for i in seen if i in self._chain_of]
         alone = len(owners) == 1 and all(i in self._chain_of or i in self._statistics for i in seen)
+        over_batch = name.startswith("reduce_") and 0 in step.equation.params.get("axes", ())
         if name in _PRODUCTS and len(seen) == 1 and kernels:
             self._escaped.update(seen)
             chain = _Chain(kernels[0], [step.outputs[0]])
             self._chains.append(chain)
             self._chain_of[step.outputs[0]] = chain
-        elif alone and not whole:
-            self._statistics.update(dict.fromkeys(step.outputs, next(iter(owners.values()))))
-        elif alone and name.startswith("reduce_") and 0 in step.equation.params.get("axes", ()):
+        elif alone and (over_batch or not whole):
             self._statistics.update(dict.fromkeys(step.outputs, next(iter(owners.values()))))
         elif alone and name in _ELEMENTWISE and all(self._shapes[i] == self._shapes[step.outputs[0]] for i in whole):
             chain = next(iter(owners.values()))

@@ -96,7 +96,7 @@ def test_training_mode_has_the_same_outputs_and_keeps_statistics() -> None:
 
 @pytest.mark.parametrize("name", registry.names())
 def test_every_architecture_has_outputs(name: str) -> None:
-    model = registry.small(name)
+    model = registry.shipped(registry.small(name))
     shape = tuple(model.get("input_shape", (32, 32, 3)))
     network = abstract(model, shape, 10)
     network.eval()
@@ -136,11 +136,10 @@ def test_a_masked_network_is_built_trained_and_restored_like_any_other() -> None
     np.testing.assert_allclose(network(x), without(x), atol=1e-6)
 
     network.train()
-    rngs = nnx.Rngs(dropout=1)
-    gradient = nnx.grad(lambda net: (net(x, rngs=rngs) ** 2).sum())(network)
+    gradient = nnx.grad(lambda net: (net(x, rngs=nnx.Rngs(dropout=1)) ** 2).sum())(network)
     kernel = nnx.to_pure_dict(gradient)["network"]["logits"]["kernel"]
     assert (kernel[2] == 0).all()
-    assert jnp.abs(kernel[[0, 1, 3, 4]]).sum() > 0
+    assert (kernel[:2] != 0).any()
     whole = count({**model, "masked": []}, shape, 4)
     assert count(model, shape, 4).trainable_params == whole.trainable_params
     assert count(model, shape, 4).macs == whole.macs

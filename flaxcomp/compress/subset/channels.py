@@ -11,7 +11,7 @@ from flaxcomp.compress.prune.coupling import Coupling
 from flaxcomp.compress.prune.groups import Group
 from flaxcomp.compress.prune.reading import Axis
 from flaxcomp.compress.prune.surgery import Cut, masked
-from flaxcomp.compress.subset.bitmaps import Bitmap
+from flaxcomp.compress.subset.bitmaps import Bitmap, channels
 from flaxcomp.models.outputs import Output
 
 Flags = NDArray[np.bool_]
@@ -99,5 +99,4 @@ class Channels:
 
 def alive_channels(bitmap: Bitmap) -> Flags:
     """Which channels have a position that is needed, [c]."""
-    found: Flags = bitmap.reshape(-1, bitmap.shape[-1]).any(0)
-    return found
+    return channels(bitmap)

@@ -1,4 +1,4 @@
-"""Heat maps, computed once for a trained network and kept beside it, a file a class: another set of classes reads them again."""
+"""Heat maps, computed once for a trained network and kept beside it, a file a class: other sets of classes read them again."""
 
 import hashlib
 import io
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,7 +75,7 @@ def _key(state: Tree, among: NDArray[np.int32], about: Any) -> str:
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     digest.update(among.tobytes())
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # what dropout starts from
             continue
         array = np.ascontiguousarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())

@@ -19,14 +19,16 @@ from flaxcomp.compress.subset.classes import kept
 from flaxcomp.compress.subset.heat import HeatStore
 from flaxcomp.compress.subset.search import Reduction, Step, find
 from flaxcomp.compress.subset.smaller import Smaller, last_layer
-from flaxcomp.compress.subset.subject import Judge, Subject, network_of, state_of
+from flaxcomp.compress.subset.subject import Judge, Subject, state_of
+from flaxcomp.data.catalog import DatasetInfo
 from flaxcomp.errors import UserError
 from flaxcomp.models import registry
 from flaxcomp.models.counting import count
 from flaxcomp.models.outputs import Traced
 from flaxcomp.sweep.compression.subset import Subset
-from flaxcomp.sweep.spec import TrialConfig
+from flaxcomp.sweep.spec import Dataset, TrialConfig
 from flaxcomp.train.fit import Stop
+from flaxcomp.train.inputs import input_shape
 from flaxcomp.train.job import Event
 
 _PROGRESS = "thresholds"
@@ -52,8 +54,8 @@ def search(workshop: Workshop) -> Generator[Event, None, Found]:
     block, labels, spec = _block(workshop.config), workshop.info.labels, workshop.config.dataset
     source, shape, total = workshop.source, workshop.shape, workshop.classes
     classes = kept(block, labels)
-    network = network_of(source.model, shape, total, source.params, source.stats)
-    subject = Subject(network, spec, workshop.info)
+    network = source.module
+    subject = _subject(json.dumps(source.model), spec, workshop.info)
     state = state_of(network)
     heat, computed = _heat(workshop, block, subject, state, classes)
     yield workshop.note(f"heat maps of {len(classes)} classes, {computed} of them new")
@@ -61,7 +63,7 @@ def search(workshop: Workshop) -> Generator[Event, None, Found]:
     channels = Channels(_coupling(json.dumps(source.model), shape, total), subject.traced.outputs)
     reduction = Reduction(network, subject, channels, heat, block.partial)
     judges = _judges(workshop, block, classes)
-    wrong = judges["val"].wrong(subject, state, {})
+    wrong = judges["val"].wrong(subject, state, subject.no_masks())
     steps: list[Step] = []
     _, done = workshop.kept(_PROGRESS) or ({}, {})
     stop = functools.partial(_stop, workshop)
@@ -80,6 +82,12 @@ def _stop(workshop: Workshop) -> None:
 def _block(config: TrialConfig) -> Subset:
     assert config.subset is not None, "it is the trial's method"
     return config.subset
+
+
+@functools.lru_cache(maxsize=4)
+def _subject(model: str, spec: Dataset, info: DatasetInfo) -> Subject:
+    """One for all trials that start from networks of a model: its programs are compiled once."""
+    return Subject(evaluated(json.loads(model), input_shape(spec, info), info.num_classes), spec, info)
 
 
 @functools.lru_cache(maxsize=8)
@@ -134,15 +142,16 @@ def _found(
     subject = Subject(smaller.network, workshop.config.dataset, workshop.info)
     if block.outputs == "kept":
         unwanted = ~np.isin(np.arange(workshop.classes), classes)
-        value = judges["val"].lowest(subject, state_of(smaller.network), smaller.masks if block.partial else {})
+        masks = subject.no_masks() | (smaller.masks if block.partial else {})
+        value = judges["val"].lowest(subject, state_of(smaller.network), masks)
         smaller = smaller.without_outputs(last_layer(subject.traced.last, leaves_of(smaller.network)), unwanted, value)
     figures: dict[str, Any] = {"subset_kept_classes": len(classes), "subset_removed_classes": workshop.classes - len(classes)}
     for name, judge in judges.items():
         state = state_of(smaller.network)
         accuracies = {
-            "before": judge.accuracy(whole, state_of(reduction.network), {}),
-            "whole": judge.accuracy(subject, state, {}),
-            "partial": judge.accuracy(subject, state, smaller.masks),
+            "before": judge.accuracy(whole, state_of(reduction.network), whole.no_masks()),
+            "whole": judge.accuracy(subject, state, subject.no_masks()),
+            "partial": judge.accuracy(subject, state, subject.no_masks() | smaller.masks),
         }
         accuracies["after"] = accuracies["partial" if block.partial else "whole"]
         figures |= {f"subset_{name}_accuracy_{when}": accuracy for when, accuracy in accuracies.items()}
@@ -152,7 +161,6 @@ def _found(
     )
     figures |= smaller.figures(before, after)
     model = smaller.model(with_masks=block.partial)
-    params, stats = smaller.parts(with_masks=block.partial)
     labels = [workshop.info.labels[number] for number in classes]
     details = {"classes": labels, "layers": smaller.layers(steps, before, after)}
-    return Found(model, {"params": params, "stats": stats}, figures, details, trains=False)
+    return Found(model, smaller.weights(with_masks=block.partial), figures, details, trains=False)

@@ -44,12 +44,12 @@ class Reduction:
             {layer: channels(heat) for layer, heat in self.heat.items()},
         )
 
-    def carried_out(self, thresholds: Mapping[str, float]) -> tuple[Tree, dict[str, NDArray[np.float32]]]:
+    def carried_out(self, thresholds: Mapping[str, float]) -> tuple[Tree, dict[str, NDArray[np.uint8]]]:
         """The weights without the channels that go, and what the layers' outputs are multiplied by."""
         bitmaps = self.bitmaps(thresholds)
         without = self.channels.without(self.network, self.kept(bitmaps))
         return state_of(without), {
-            layer: np.asarray(needed if self.partial else np.ones_like(needed), np.float32) for layer, needed in bitmaps.items()
+            layer: np.asarray(needed if self.partial else np.ones_like(needed), np.uint8) for layer, needed in bitmaps.items()
         }
 
 
@@ -78,9 +78,9 @@ def find(
 ) -> Iterator[Step]:
     """Search one layer after the other, those found before being in effect; `reduction.thresholds` has the outcome.
 
-    The text gives each layer the largest threshold that does not harm, and neither an order nor a way to share the loss between
-    layers. Here they come in the order of the network or the other way round; with `evenly` the first n of N layers together may
-    spend n / N of the loss that is allowed, so that the first does not take it all.
+    The text gives each layer the largest threshold that does not harm, but no order, and no way to share the loss between
+    layers. Here they come in the order of the network, as in its tables, or the other way round; with `evenly` the first n of N
+    layers together may spend n / N of the loss that is allowed, so that the first does not take it all.
 
     Args:
         judge: on the held-out images of the kept classes.

@@ -14,9 +14,9 @@ from flaxcomp.compress.prune.surgery import Cut, plan, positions_kept, sliced
 from flaxcomp.compress.subset.bitmaps import Removed, channels
 from flaxcomp.compress.subset.channels import alive_channels
 from flaxcomp.compress.subset.search import Reduction, Step
-from flaxcomp.compress.subset.subject import Tree, parts_of
 from flaxcomp.errors import UserError
 from flaxcomp.models.counting import Counts
+from flaxcomp.train.restore import weights_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +64,14 @@ class Smaller:
             return self.cut.model
         return {**self.cut.model, "masked": [layer.replace("/", ".") for layer in self.masks]}
 
-    def parts(self, *, with_masks: bool) -> tuple[Tree, Tree]:
-        """Parameters and statistics of that model's network."""
-        params, stats = parts_of(self.network)
+    def weights(self, *, with_masks: bool) -> dict[str, Any]:
+        """The weights of that model's network: {"params", "stats"}."""
+        weights = weights_of(self.network)
         if not (with_masks and self.masks):
-            return params, stats
+            return weights
         bitmaps = {layer.replace("/", "."): mask for layer, mask in self.masks.items()}
-        return {"network": params}, {"bitmaps": bitmaps} | ({"network": stats} if stats else {})
+        inner = {"network": weights["stats"]} if weights["stats"] else {}
+        return {"params": {"network": weights["params"]}, "stats": {"bitmaps": bitmaps, **inner}}
 
     def without_outputs(self, kernel: str, unwanted: NDArray[np.bool_], value: float) -> "Smaller":
         """The same with outputs that are `value` whatever they are given; their number stays, files and labels fit as before.
@@ -80,7 +81,8 @@ class Smaller:
         """
         graph, state = nnx.split(self.network)
         pure = nnx.to_pure_dict(state)
-        node, (*above, last) = pure, [int(part) if part.isdigit() else part for part in kernel.split("/")]
+        *above, last = [int(part) if part.isdigit() else part for part in kernel.split("/")]
+        node: Any = pure
         for part in above:
             node = node[part]
         node[last] = jnp.where(unwanted, 0, node[last])

@@ -10,7 +10,6 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from flaxcomp.data.catalog import DatasetInfo
-from flaxcomp.models.abstract import abstract
 from flaxcomp.models.outputs import Traced
 from flaxcomp.sweep.spec import Dataset
 from flaxcomp.train.inputs import input_shape, normalise
@@ -19,21 +18,6 @@ BATCH = 250
 
 Tree = Any
 Masks = Mapping[str, NDArray[Any]]
-
-
-def network_of(model: dict[str, Any], shape: tuple[int, int, int], classes: int, params: Tree, stats: Tree) -> nnx.Module:
-    """The network of a model with its weights, in eval mode."""
-    graph, _, _ = nnx.split(abstract(model, shape, classes), nnx.Param, ...)  # type: ignore[misc]
-    network: nnx.Module = nnx.merge(graph, *jax.tree.map(jnp.asarray, (params, stats)))
-    network.eval()
-    return network
-
-
-def parts_of(network: nnx.Module) -> tuple[Tree, Tree]:
-    """Its parameters and its statistics, as nested dicts of NumPy arrays."""
-    _, params, stats = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
-    found: tuple[Tree, Tree] = jax.device_get((nnx.to_pure_dict(params), nnx.to_pure_dict(stats)))
-    return found
 
 
 def state_of(network: nnx.Module) -> Tree:
@@ -47,12 +31,14 @@ class Subject:
     Args:
         network: in eval mode, with arrays or with their shapes alone: weights are given with each call.
         spec, info: of the data set.
+        batch: images that are seen at once.
     """
 
-    def __init__(self, network: nnx.Module, spec: Dataset, info: DatasetInfo) -> None:
+    def __init__(self, network: nnx.Module, spec: Dataset, info: DatasetInfo, batch: int = BATCH) -> None:
         shape = input_shape(spec, info)
+        self._batch = batch
         with jax.default_matmul_precision("highest"):  # a GPU's default is lower
-            self.traced = Traced(network, jax.ShapeDtypeStruct((BATCH, *shape), jnp.float32))
+            self.traced = Traced(network, jax.ShapeDtypeStruct((batch, *shape), jnp.float32))
 
         def inputs(images: jax.Array, index: jax.Array) -> jax.Array:
             x: jax.Array = normalise(images[index], spec, info, jnp)
@@ -60,7 +46,8 @@ class Subject:
 
         def logits(state: Tree, masks: Any, images: jax.Array, index: jax.Array) -> jax.Array:
             result, _, _ = self.traced(state, inputs(images, index), masks)
-            return result.astype(jnp.float32)
+            found: jax.Array = result.astype(jnp.float32)
+            return found
 
         def activity(state: Tree, images: jax.Array, index: jax.Array, weight: jax.Array) -> dict[str, jax.Array]:
             _, _, seen = self.traced(state, inputs(images, index), {})
@@ -68,36 +55,39 @@ class Subject:
 
         self._logits, self._activity = jax.jit(logits), jax.jit(activity)
 
+    def no_masks(self) -> dict[str, NDArray[np.uint8]]:
+        """Ones for every layer."""
+        return {output.layer: np.ones(output.shape, np.uint8) for output in self.traced.outputs}
+
     def logits(self, state: Tree, masks: Masks, images: jax.Array, index: NDArray[np.int32]) -> Iterator[NDArray[np.float32]]:
         """Logits float32 [n, classes] of chosen images, batch after batch.
 
         Args:
-            state: as `state_of` gives it. masks: by layer, see `Traced`; other layers, another program.
+            state: as `state_of` gives it. masks: of every layer, uint8 of one image's shape: the same program for all.
             images: uint8 [n, h, w, c]. index: of the chosen ones.
         """
-        for batch, count in _batches(index):
+        for batch, count in self._batches(index):
             yield np.asarray(self._logits(state, dict(masks), images, batch))[:count]
 
     def mean_activity(self, state: Tree, images: jax.Array, index: NDArray[np.int32]) -> dict[str, NDArray[np.float32]]:
         """The mean magnitude of each layer's output over chosen images, of one image's shape (equation 12).
 
-        The text's outputs have passed a ReLU, where the magnitude is the value. Where a layer's have not, as before the sum of a
-        residual block, a mean near 0 would not say that nothing fires.
+        The text's outputs have passed a ReLU, where the magnitude is the value. Where a layer's have not, as before the sum of
+        a residual block, a mean near 0 would not say that nothing fires.
         """
         sums: dict[str, NDArray[np.float64]] = {}
-        for batch, count in _batches(index):
-            weight = (np.arange(BATCH) < count).astype(np.float32)
+        for batch, count in self._batches(index):
+            weight = (np.arange(self._batch) < count).astype(np.float32)
             found = jax.device_get(self._activity(state, images, batch, weight))
             for layer, total in found.items():
                 sums[layer] = sums.get(layer, 0) + total.astype(np.float64)
         return {layer: (total / len(index)).astype(np.float32) for layer, total in sums.items()}
 
-
-def _batches(index: NDArray[np.int32]) -> Iterator[tuple[NDArray[np.int32], int]]:
-    """Indices of full batches, the last one filled up with repeats, and how many count."""
-    for first in range(0, len(index), BATCH):
-        batch = index[first : first + BATCH]
-        yield np.resize(batch, BATCH), len(batch)
+    def _batches(self, index: NDArray[np.int32]) -> Iterator[tuple[NDArray[np.int32], int]]:
+        """Indices of full batches, the last one filled up with repeats, and how many count."""
+        for first in range(0, len(index), self._batch):
+            batch = index[first : first + self._batch]
+            yield np.resize(batch, self._batch), len(batch)
 
 
 class Judge:

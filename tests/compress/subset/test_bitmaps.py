@@ -68,7 +68,7 @@ def test_search_asks_no_more_often_than_it_may() -> None:
 
     assert largest(1024, holds, 3) == 640
     assert asked == [512, 768, 640]
-    assert largest(1, lambda index: pytest.fail("there is nothing to choose"), 8) == 0
+    assert largest(1, lambda _: pytest.fail("there is nothing to choose"), 8) == 0
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 8))
