@@ -142,25 +142,23 @@ def _found(
     subject = Subject(smaller.network, workshop.config.dataset, workshop.info)
     if block.outputs == "kept":
         unwanted = ~np.isin(np.arange(workshop.classes), classes)
-        masks = subject.no_masks() | (smaller.masks if block.partial else {})
-        value = judges["val"].lowest(subject, state_of(smaller.network), masks)
+        value = judges["val"].lowest(subject, state_of(smaller.network), subject.no_masks() | smaller.masks)
         smaller = smaller.without_outputs(last_layer(subject.traced.last, leaves_of(smaller.network)), unwanted, value)
     figures: dict[str, Any] = {"subset_kept_classes": len(classes), "subset_removed_classes": workshop.classes - len(classes)}
     for name, judge in judges.items():
         state = state_of(smaller.network)
         accuracies = {
             "before": judge.accuracy(whole, state_of(reduction.network), whole.no_masks()),
-            "whole": judge.accuracy(subject, state, subject.no_masks()),
-            "partial": judge.accuracy(subject, state, subject.no_masks() | smaller.masks),
+            "after": judge.accuracy(subject, state, subject.no_masks() | smaller.masks),
         }
-        accuracies["after"] = accuracies["partial" if block.partial else "whole"]
+        if block.partial:
+            accuracies["after_whole"] = judge.accuracy(subject, state, subject.no_masks())
         figures |= {f"subset_{name}_accuracy_{when}": accuracy for when, accuracy in accuracies.items()}
         figures[f"subset_{name}_images"] = judge.count
     before, after = (
         count(model, workshop.shape, workshop.classes) for model in (reduction.channels.coupling.model, smaller.cut.model)
     )
     figures |= smaller.figures(before, after)
-    model = smaller.model(with_masks=block.partial)
     labels = [workshop.info.labels[number] for number in classes]
     details = {"classes": labels, "layers": smaller.layers(steps, before, after)}
-    return Found(model, smaller.weights(with_masks=block.partial), figures, details, trains=False)
+    return Found(smaller.model, smaller.weights, figures, details, trains=False)

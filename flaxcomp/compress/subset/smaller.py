@@ -26,7 +26,7 @@ class Smaller:
     Attributes:
         cut: what was taken out of the whole one.
         network: with the weights that are left.
-        masks: by layer of which positions are not needed, 1 where they are: uint8 of one image's shape.
+        masks: by layer of which some positions go, 1 where they stay: uint8 of one image's shape.
         removed: by layer.
         held: channels of which no position is needed and that stay, because they are tied to others that are needed, because
             coupling freezes them, or because their number must be a multiple of another.
@@ -48,26 +48,27 @@ class Smaller:
         scores = {group.name: reduction.channels.scores(group, hottest) for group in coupling.free}
         cut = plan(coupling, kept, scores)
         stays = reduction.channels.of_layers(cut.kept)
-        masks, held = {}, 0
-        for output in reduction.subject.traced.outputs:
-            needed = bitmaps[output.layer]
-            held += int((stays[output.layer] & ~alive_channels(needed)).sum())
-            left = needed[..., positions_kept(cut, output.kernel)]
-            if not left.all():
-                masks[output.layer] = left.astype(np.uint8)
+        held = sum(int((stays[layer] & ~alive_channels(needed)).sum()) for layer, needed in bitmaps.items())
+        if not reduction.partial:  # what stays, stays at all positions
+            bitmaps = {layer: np.ones_like(needed) for layer, needed in bitmaps.items()}
+        left = {output.layer: bitmaps[output.layer][..., positions_kept(cut, output.kernel)]
+                for output in reduction.subject.traced.outputs}  # fmt: skip
+        masks = {layer: needed.astype(np.uint8) for layer, needed in left.items() if not needed.all()}
         removed = {layer: Removed.of(heat, bitmaps[layer], stays[layer]) for layer, heat in reduction.heat.items()}
         return cls(cut, sliced(reduction.network, cut), masks, removed, held)
 
-    def model(self, *, with_masks: bool) -> dict[str, Any]:
-        """Name and options, those of a network that carries the bitmaps if it is to."""
-        if not (with_masks and self.masks):
+    @property
+    def model(self) -> dict[str, Any]:
+        """Name and options, those of a network that carries the bitmaps if there are any."""
+        if not self.masks:
             return self.cut.model
         return {**self.cut.model, "masked": [layer.replace("/", ".") for layer in self.masks]}
 
-    def weights(self, *, with_masks: bool) -> dict[str, Any]:
+    @property
+    def weights(self) -> dict[str, Any]:
         """The weights of that model's network: {"params", "stats"}."""
         weights = weights_of(self.network)
-        if not (with_masks and self.masks):
+        if not self.masks:
             return weights
         bitmaps = {layer.replace("/", "."): mask for layer, mask in self.masks.items()}
         inner = {"network": weights["stats"]} if weights["stats"] else {}

@@ -72,8 +72,8 @@ def test_masked_equals_sliced(model: dict[str, Any], size: int) -> None:
     # Channels that surgery had to keep, for a multiple or a tie, are masked at all positions: the same function.
     searched = logits(before.subject, state, masks, info)
 
-    carried = after.model(with_masks=True)
-    built = with_weights(abstract(carried, info.image_shape, CLASSES), after.weights(with_masks=True))
+    carried = after.model
+    built = with_weights(abstract(carried, info.image_shape, CLASSES), after.weights)
     built.eval()
     leaving = logits(Subject(built, Dataset(name="noise"), info, BATCH), state_of(built), {}, info)
     np.testing.assert_allclose(leaving, searched, atol=1e-5 * max(1, np.abs(searched).max()))
@@ -91,7 +91,8 @@ def test_without_bitmaps_only_channels_go(model: dict[str, Any], size: int) -> N
     after = Smaller.of(before)
     state, masks = before.carried_out(before.thresholds)
     assert all(mask.all() for mask in masks.values())
-    assert after.model(with_masks=False) == after.cut.model
+    assert after.model == after.cut.model
+    assert sum(removed.part for removed in after.removed.values()) == 0
     left = Subject(after.network, Dataset(name="noise"), info, BATCH)
     searched = logits(before.subject, state, masks, info)
     np.testing.assert_allclose(logits(left, state_of(after.network), left.no_masks(), info), searched, atol=1e-4)
