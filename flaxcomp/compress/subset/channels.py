@@ -1,5 +1,6 @@
 """From bitmaps of layers to channels that go: those that coupling ties go together, or not at all."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,11 @@ class Channels:
                                      for layer in runs.get(axis.leaf, [""])
                                      for positions in [self._absolute(axis, positions)]]
                         for group in coupling.free}  # fmt: skip
+
+    @functools.cached_property
+    def free(self) -> dict[str, Flags]:
+        """By layer, which channels of its output may go, [c]."""
+        return {layer: ~stays for layer, stays in self.of_layers({group.name: [] for group in self.coupling.free}).items()}
 
     def _absolute(self, axis: Axis, positions: NDArray[np.int32]) -> NDArray[np.int32]:
         """Positions among all channels of a layer whose groups of channels are counted each by itself."""
@@ -79,12 +85,12 @@ class Channels:
         """By layer, which channels of its output stay, [c].
 
         Args:
-            kept: by group, the numbers of the channels that stay, or a flag for each.
+            kept: by group, the numbers of the channels that stay.
         """
         flags = {layer: np.ones(size, bool) for layer, size in self._sizes.items()}
         for group in self.coupling.free:
             stays = np.zeros(group.size, bool)
-            stays[kept[group.name]] = True
+            stays[np.asarray(kept[group.name], np.int32)] = True
             for layer, positions in self._makers[group.name]:
                 if layer:
                     flags[layer][positions[~stays].ravel()] = False

@@ -33,6 +33,14 @@ class Reduction:
     partial: bool
     thresholds: dict[str, float] = field(default_factory=dict)
 
+    def candidates(self, layer: str) -> NDArray[np.float32]:
+        """The thresholds that a layer may have; only one, which removes nothing, where coupling freezes all that could go."""
+        heat = self.heat[layer]
+        if self.partial:
+            return candidates(heat, partial=True)
+        free = heat[..., self.channels.free[layer]]
+        return candidates(free, partial=False) if free.size else np.full(1, -np.inf, np.float32)
+
     def bitmaps(self, thresholds: Mapping[str, float]) -> dict[str, Bitmap]:
         """By layer; of a layer without threshold all is needed."""
         return {layer: bitmap(heat, thresholds.get(layer, -np.inf)) for layer, heat in self.heat.items()}
@@ -93,7 +101,7 @@ def find(
         layers.reverse()
     loss = block.max_accuracy_loss * judge.count
     for number, layer in enumerate(layers, 1):
-        values = candidates(reduction.heat[layer], partial=block.partial)
+        values = reduction.candidates(layer)
         share = number / len(layers) if block.spend == "evenly" else 1.0
         allowed = wrong_before + int(loss * share + 1e-9)
 

@@ -12,6 +12,16 @@ from flaxcomp.sweep.kinds import Fraction, NonNegativeInt, PositiveInt, Spec, Un
 
 MOST_STEPS = 32
 
+# What is recorded of a trial. Accuracies are on the kept classes, after_whole without the bitmaps, where there are any; `val`
+# chose the thresholds, `test` chose nothing.
+FIGURES = (
+    *("subset_kept_classes", "subset_removed_classes", "subset_val_images", "subset_test_images"),
+    *("subset_val_accuracy_before", "subset_val_accuracy_after", "subset_val_accuracy_after_whole"),
+    *("subset_test_accuracy_before", "subset_test_accuracy_after", "subset_test_accuracy_after_whole"),
+    *("subset_parameters_removed", "subset_parameters_removed_share", "subset_removed_channels", "subset_removed_positions"),
+    *("subset_held_channels", "subset_macs_skipped", "subset_macs_skipped_whole", "subset_macs_skipped_partial"),
+)
+
 
 class Subset(Spec, frozen=True):
     """See `flaxcomp.compress.subset`. Nothing is trained."""

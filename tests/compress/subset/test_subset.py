@@ -17,6 +17,7 @@ from flaxcomp.data.arrays import Arrays
 from flaxcomp.errors import UserError
 from flaxcomp.models.counting import count
 from flaxcomp.store.paths import RunPaths
+from flaxcomp.sweep.compression.subset import FIGURES
 from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.train.found import as_trained
 from flaxcomp.train.inputs import normalise
@@ -64,6 +65,8 @@ def test_the_network_that_leaves_keeps_the_bound_and_is_what_was_recorded(
     assert kept_accuracy(paths, "small", trial, images, labels, (0, 3)) == pytest.approx(found["subset_test_accuracy_after"])
     assert kept_accuracy(paths, "dense", DENSE, images, labels, (0, 3)) == pytest.approx(found["subset_test_accuracy_before"])
 
+    recorded = {name for name in found if name.startswith("subset_")}
+    assert recorded == set(FIGURES) - ({"subset_val_accuracy_after_whole", "subset_test_accuracy_after_whole"} - recorded)
     whole, small = count(DENSE.model, SHAPE, 4), count(as_trained(paths, "small", trial).model, SHAPE, 4)
     assert whole.trainable_params - small.trainable_params == found["subset_parameters_removed"] > 0
     assert whole.macs - small.macs == found["subset_macs_skipped_whole"]
