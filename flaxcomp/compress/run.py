@@ -42,7 +42,8 @@ def train(trainer: Trainer, job: PackJob, should_stop: Callable[[], bool]) -> It
     except Stop:
         yield Stopped(job.pack_id, job.attempt)
         return
-    config = replace(workshop.plain, model=found.model, train=retraining(workshop.plain.train, getattr(workshop.config, name)))
+    train = retraining(workshop.plain.train, getattr(workshop.config, name)) if found.trains else workshop.plain.train
+    config = replace(workshop.plain, model=found.model, train=train)
     inner = job_of(job, workshop.trial, config)
     more = found.figures | {"search_seconds": seconds}
     if not found.trains:

@@ -27,6 +27,9 @@ class Classifier(ModelConfig, frozen=True, kw_only=True):
 
     num_classes: Count
     input_shape: Shape
+    masked: tuple[
+        str, ...
+    ] = ()  # layers, as blocks.0.conv, whose outputs are multiplied by bitmaps: see flaxcomp.models.masked
 
 
 class Only:

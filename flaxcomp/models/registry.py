@@ -86,7 +86,12 @@ def build(model: dict[str, Any], input_shape: tuple[int, int, int], num_classes:
         A module from float [n, h, w, c] to logits float [n, num_classes]; call it with `rngs=` in training mode.
     """
     module, config = _module_and_config(model)
-    network: nnx.Module = module.build(config, *_ends(model, input_shape, num_classes), rngs)
+    input_shape, num_classes = _ends(model, input_shape, num_classes)
+    network: nnx.Module = module.build(config, input_shape, num_classes, rngs)
+    if masked := getattr(config, "masked"):  # noqa: B009  of every Classifier
+        from flaxcomp.models.masked import Masked
+
+        return Masked(network, masked, input_shape)
     return network
 
 

@@ -86,6 +86,10 @@ class RunPaths:
         """A teacher's logits of all training images, float32 [images, classes] and their CRC-32, for its students."""
         return self.trial(trial_id) / "train_logits.f32"
 
+    def heat_maps(self, trial_id: str) -> Path:
+        """What Distill-Net has seen in a trained network, a file a class, for all trials that are made from it."""
+        return self.trial(trial_id) / "heat_maps"
+
     @property
     def artifacts(self) -> Path:
         return self.root / "artifacts"

@@ -1,9 +1,11 @@
 """The columns that expressions and metrics may name."""
 
+import importlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from flaxcomp.sweep.check import fields, struct_of
+from flaxcomp.sweep.compression import METHODS
 from flaxcomp.sweep.ids import flatten
 from flaxcomp.sweep.spec import TrialConfig
 
@@ -16,6 +18,13 @@ RESULT_COLUMNS = (
 
 # Recorded of a trial besides, where its data set has more than five classes.
 TOP5_COLUMNS = ("test_top5_accuracy", "val_top5_accuracy")
+
+# What methods of compression record besides, of the trials that have them.
+METHOD_COLUMNS: tuple[str, ...] = tuple(
+    name
+    for method in METHODS
+    for name in getattr(importlib.import_module(f"flaxcomp.sweep.compression.{method}"), "FIGURES", ())
+)
 
 _OTHERS = ("distill.teacher.", "train.init_from.trial.")  # before the columns of trainings that a trial needs
 

@@ -9,7 +9,14 @@ import msgspec
 
 from flaxcomp.errors import SweepFileError, suggest
 from flaxcomp.sweep.check import check
-from flaxcomp.sweep.columns import RESULT_COLUMNS, TOP5_COLUMNS, config_columns, model_options, with_teachers_own
+from flaxcomp.sweep.columns import (
+    METHOD_COLUMNS,
+    RESULT_COLUMNS,
+    TOP5_COLUMNS,
+    config_columns,
+    model_options,
+    with_teachers_own,
+)
 from flaxcomp.sweep.dependencies import check_dependencies
 from flaxcomp.sweep.document import Node, Place, Route, parse, read_text, show
 from flaxcomp.sweep.expressions import Expression, ExpressionError, compile_expression
@@ -91,11 +98,12 @@ def _check_columns(sweep: Sweep, document: Node, blocks: Sequence[Block]) -> tup
     varied = [_nest(parameter.path, value) for parameter, value, _ in _listed(blocks)]
     config = {*config_columns(), *model_options([sweep.base, sweep.teachers, *varied])}
     config |= {name for block in blocks for parameter in block if (name := ".".join(parameter.path)).startswith("model.")}
-    results = config | {*RESULT_COLUMNS, *TOP5_COLUMNS}
+    recorded = (*RESULT_COLUMNS, *TOP5_COLUMNS, *METHOD_COLUMNS)
+    results = config | {*recorded}
     for index, metric in enumerate(sweep.metrics):
         if metric.name not in results:
             raise document.place.at(("metrics", index, "name")).error(
-                f"unknown metric {show(metric.name)}.{suggest(metric.name[:80], [*RESULT_COLUMNS, *TOP5_COLUMNS], _ALL)}"
+                f"unknown metric {show(metric.name)}.{suggest(metric.name[:80], recorded, _ALL)}"
             )
     _compile(sweep.constraints, results, "constraints", document)
     return _compile(sweep.exclude, config, "exclude", document)

@@ -220,6 +220,18 @@ def _take(path: str, array: Any, shape: tuple[int, ...], sources: Mapping[Any, I
     return result
 
 
+def positions_kept(cut: Cut, kernel: str) -> Ids:
+    """Which of the old outputs of a layer stands at each output of the narrower one, [outputs left].
+
+    Args:
+        kernel: the path of its kernel, whose last axis they are.
+    """
+    shape, left = cut.coupling.shapes[kernel], cut.narrow.shapes[kernel]
+    numbers = np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape)
+    kept: Ids = _take(kernel, numbers, left, _sources(cut)).reshape(-1, left[-1])[0]
+    return kept
+
+
 def masked(network: nnx.Module, cut: Cut) -> nnx.Module:
     """The old network with zeros for the channels that go, biases and batch norm's scale and bias included, in eval mode."""
     graph, params, rest = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
