@@ -38,7 +38,7 @@ import jax
 from flax import nnx
 
 from flaxcomp.models.layers import Dense, Dropout, flatten, max_pool
-from flaxcomp.models.replacements import convolution
+from flaxcomp.models.replacements import make_convolution
 
 
 class _Network(nnx.Module):
@@ -50,7 +50,7 @@ class _Network(nnx.Module):
         layers = []
         for i, (kind, features) in enumerate(zip(config.kinds, convolutions, strict=True)):
             padding = "VALID" if i % 2 else "SAME"
-            layers.append(convolution(kind, channels, features, padding=padding, kernel_init=init, rngs=rngs))
+            layers.append(make_convolution(kind, channels, features, padding=padding, kernel_init=init, rngs=rngs))
             channels = features
         self.convolutions = nnx.List(layers)
         pixels = (((height - 2) // 2 - 2) // 2) * (((width - 2) // 2 - 2) // 2)

@@ -13,7 +13,7 @@ from flaxcomp.models.config import Kind
 from flaxcomp.models.layers import BatchNorm, Conv
 
 
-def convolution(
+def make_convolution(
     kind: Kind, c_in: int, c_out: int, *, padding: str = "SAME", norm: bool = False, kernel_init: Any, rngs: nnx.Rngs
 ) -> nnx.Module:
     """A layer from [n, h, w, c_in] to c_out channels: h and w stay with padding `SAME`, lose 2 with `VALID`.

@@ -46,7 +46,7 @@ import jax
 from flax import nnx
 
 from flaxcomp.models.layers import BatchNorm, Dense, Dropout, flatten, max_pool
-from flaxcomp.models.replacements import convolution
+from flaxcomp.models.replacements import make_convolution
 
 
 class _Network(nnx.Module):
@@ -59,7 +59,7 @@ class _Network(nnx.Module):
         init = nnx.initializers.he_normal()
         convolutions, hidden = [], []
         for kind, features in zip(config.kinds, widths[:count], strict=True):
-            convolutions.append(convolution(kind, channels, features, norm=batch, kernel_init=init, rngs=rngs))
+            convolutions.append(make_convolution(kind, channels, features, norm=batch, kernel_init=init, rngs=rngs))
             channels = features
         units = height // 32 * (width // 32) * channels
         for features in widths[count:]:
