@@ -1,7 +1,7 @@
 """Cuts a traced program in two where little passes from one part to the other.
 
-A program is a line of equations. At any place on it some values that depend on the images are still needed: the fewer bytes
-they have, the better a place to cut. Where one value alone passes, everything after it is a function of that value.
+A program is a line of equations. At any place on it some values that depend on the images are still needed: these pass. Where
+one value alone passes, everything after it is a function of that value.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -68,12 +68,17 @@ class Line:
                 part, parameters = part + 1, False
         return found
 
-    def cut(self, late: Names) -> "Cut":
-        """Cut at the narrowest place before any of the inputs `late` is used; of equal ones at the last."""
+    def cuts(self, late: Names) -> list["Cut"]:
+        """Where to cut before any of the inputs `late` is used, from the last place to the first.
+
+        Between one layer and the next the narrowest place is meant, of equal ones the last; the first place is the images.
+        """
         first = next(i for i, names in enumerate(self.used) if names & late)
+        starts = [i + 1 for i in range(first) if self.used[i]]
+        ends = [*(start - 1 for start in starts[1:]), first]
         size = [sum(_shape(variable).size * _shape(variable).dtype.itemsize for variable in at) for at in self.passing]
-        place = min(range(first + 1), key=lambda i: (size[i], -i))
-        return Cut(self, place)
+        narrowest = [min(range(a, b + 1), key=lambda i: (size[i], -i)) for a, b in zip(starts, ends, strict=False) if a <= b]
+        return [Cut(self, place) for place in (*reversed(narrowest), 0)]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""The inputs of a sub-problem: computed once for all its steps where they fit into memory.
+"""The inputs of a sub-problem: computed once for all its steps.
 
-Images themselves stay uint8 and are normalised in every step. Activations are kept as float32 where those of all images fit
-into `LIMIT`, else as float16 where these do (a relative error of 0.05 %; not if a value is beyond its range), else they are
-computed anew in every step. What is kept is indexed by the place of an image among those trained on.
+The activations just before it are kept as float32 where those of all images fit into `LIMIT`, else as float16 (a relative error
+of 0.05 %), else those of an earlier layer, and in the end the images themselves, which are uint8 and at hand; what stands
+between is then computed in every step. So it is if a value is beyond the type's range. What is kept is indexed by the place of
+an image among those trained on.
 """
 
 import math

@@ -11,7 +11,6 @@ from typing import Any
 from flaxcomp.compress.cramnet.problems import SubProblem, find
 from flaxcomp.compress.cramnet.solving import Solving, is_small, with_dropout
 from flaxcomp.compress.method import Found, Shape, Workshop
-from flaxcomp.errors import UserError
 from flaxcomp.models import registry
 from flaxcomp.sweep.compression.cramnet import Cramnet
 from flaxcomp.sweep.spec import TrialConfig
@@ -25,9 +24,7 @@ def check(config: TrialConfig, shape: Shape, classes: int) -> None:
         UserError: see `flaxcomp.compress.cramnet.problems.find`; or the model has no dropout to change.
     """
     block = _block(config)
-    find(config.model, shape, classes, block.widths, block.ratio, block.replace)
-    if block.dropout is not None and "dropout" not in registry.config_of(config.model).__struct_fields__:
-        raise UserError(f"cramnet.dropout must be left out: {config.model['name']} has no option `dropout`")
+    find(with_dropout(config.model, block.dropout), shape, classes, block.widths, block.ratio, block.replace)
 
 
 def search(workshop: Workshop) -> Generator[Event, None, Found]:

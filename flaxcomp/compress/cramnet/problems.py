@@ -94,15 +94,16 @@ def find(
         every = list(registry.config_of(model).kinds)  # type: ignore[attr-defined]
         final = couple({**model, "kinds": [kinds.get(i, kind) for i, kind in enumerate(every)]}, shape, classes)
     places = [places_of(c.model, shape, classes) for c in (coupling, final)]
+    names = _layer_names(coupling)
     found = []
     for entry, (width, target) in enumerate(zip(old, new, strict=True)):
         if width == target and entry not in kinds:
             continue
         for at, c in zip(places, (coupling, final), strict=True):
             _refuse_uncut(entry, width, _groups(c, entry), at)
-        groups = _groups(coupling, entry)
-        first = min(places[0][axis.leaf].number for group in groups for axis in group.members if axis.role == "out")
-        found.append((first, SubProblem(groups[0].name, entry, width, target, kinds.get(entry))))
+        made = [axis.leaf for group in _groups(coupling, entry) for axis in group.members if axis.role == "out"]
+        first = min(places[0][leaf].number for leaf in made)
+        found.append((first, SubProblem(names[entry], entry, width, target, kinds.get(entry))))
     return [problem for _, problem in sorted(found, key=lambda pair: pair[0])]
 
 
@@ -141,6 +142,14 @@ def _groups(coupling: Coupling, entry: int) -> list[Group]:
     return [group for group in coupling.groups if entry in group.widths]
 
 
+def _layer_names(coupling: Coupling) -> dict[int, str]:
+    """The layers whose channels the model's `widths` count, as they are called where nothing has replaced them."""
+    model = {option: value for option, value in coupling.model.items() if option != "kinds"}
+    if model != coupling.model:
+        coupling = couple(model, coupling.input_shape, coupling.num_classes)
+    return {entry: group.name for group in reversed(coupling.groups) for entry in group.widths}
+
+
 def _targets(model: dict[str, Any], old: tuple[int, ...], widths: Sequence[int] | None, ratio: float | None) -> tuple[int, ...]:
     if ratio is not None:
         return tuple(max(1, round(width * (1 - ratio))) for width in old)
@@ -162,7 +171,7 @@ def _replaced(model: dict[str, Any], coupling: Coupling, replace: Mapping[str, s
     if known is None:
         raise UserError(f"cramnet.replace must have a model whose layers can be replaced (with the option `kinds`, such as "
                         f"keras_cifar and vgg16), got {model['name']}")  # fmt: skip
-    entries = {group.name: group.widths[0] for group in coupling.groups if group.widths and group.widths[0] < len(known)}
+    entries = {name: entry for entry, name in _layer_names(coupling).items() if entry < len(known)}
     for layer in replace:
         if layer not in entries:
             raise UserError(f"cramnet.replace must name convolutions of {model['name']}, got {layer!r}."

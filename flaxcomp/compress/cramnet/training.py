@@ -60,7 +60,7 @@ class Training:
     ) -> None:
         self.lessons, self.batch_size = lessons, batch_size
         self.steps_per_epoch = len(lessons.index) // batch_size
-        self._optimizer, self._limit, self._steps_a_dispatch = optimizer, limit, 1
+        self._optimizer, self._steps_a_dispatch = optimizer, 1
         _set_modes(network, around)
         graph, params, rest = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
         params, rest = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
@@ -77,26 +77,24 @@ class Training:
 
         with layers.fast_forms():
             program = jax.make_jaxpr(forward)(params, rest, seen)
-        self.cut: Cut = Line.of(program, self._names + [name for name, _ in flat(rest)]).cut(self.trained)
+        line = Line.of(program, self._names + [name for name, _ in flat(rest)])
+        self.cut, self._dtype = _fitting(line.cuts(self.trained), len(lessons.index), limit)
         self._early, self._late = self.cut.early(), self.cut.late()
         self._train: Any = jax.jit(self._steps, donate_argnums=0)
 
     def inputs(self, params: Tree, rest: Tree) -> Inputs:
         """Compute what the steps begin with, once, where that is worth its bytes."""
-        images = len(self.lessons.index)
         if self.cut.is_trivial:
             return Inputs(None, "uint8", 0)
-        shapes = self.cut.passing
-        dtype = precision(shapes, images, self._limit)
         arrays = [*jax.tree.leaves(params), *jax.tree.leaves(rest)]
 
         def early(places: jax.Array) -> Sequence[jax.Array]:
             return self._early(*arrays, self._seen(places))
 
-        kept = None if dtype is None else collect(early, shapes, images, dtype)
+        kept = collect(early, self.cut.passing, len(self.lessons.index), self._dtype)
         if kept is None:
             return Inputs(None, "computed anew", 0)
-        return Inputs(kept, jnp.dtype(dtype).name, sum(array.nbytes for array in kept))
+        return Inputs(kept, jnp.dtype(self._dtype).name, sum(array.nbytes for array in kept))
 
     def begin(self, params: Tree, rest: Tree) -> State:
         """The state before the first step."""
@@ -172,6 +170,15 @@ class Training:
 
     def _hyper(self) -> dict[str, jax.Array]:
         return {name: jnp.float32(getattr(self._optimizer, name)) for name in HYPER_PARAMETERS}
+
+
+def _fitting(cuts: Sequence[Cut], images: int, limit: int) -> tuple[Cut, Any]:
+    """The last cut whose values fit into `limit` bytes, and the type that they fit as; or the first, which is the images."""
+    for cut in cuts[:-1]:
+        dtype = precision(cut.passing, images, limit)
+        if dtype is not None:
+            return cut, dtype
+    return cuts[-1], None
 
 
 def _set_modes(network: nnx.Module, around: set[str]) -> None:
