@@ -1,7 +1,7 @@
 """The base of every architecture's configuration, and what all check alike. No JAX, so that `plan` needs none."""
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -12,6 +12,7 @@ Count = Annotated[int, Meta(ge=1, le=2**20)]  # of channels, units, blocks
 Share = Annotated[float, Meta(ge=0, lt=1)]  # of what dropout drops
 Positive = Annotated[float, Meta(gt=0)]
 Shape = tuple[Count, Count, Count]  # height, width, channels
+Kind = Literal["conv", "residual", "depthwise_separable"]  # what stands for a convolution: flaxcomp.models.replacements
 Activation = str  # relu, relu6, swish, hard_swish, elu, leaky_relu, tanh, sigmoid
 
 

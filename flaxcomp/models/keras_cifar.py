@@ -8,19 +8,21 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from flaxcomp.models.config import Classifier, Count, Shape, Share, check_size
+from flaxcomp.models.config import Classifier, Count, Kind, Shape, Share, check_size
 
 
 class KerasCifar(Classifier, frozen=True, kw_only=True):
     """Options of the Keras example.
 
     `widths`: channels of the four convolutions, units of the hidden dense layer.
+    `kinds`: what each of the four convolutions is, see `flaxcomp.models.replacements`.
     """
 
     num_classes: Count = 10
     input_shape: Shape = (32, 32, 3)
     dropout: Share = 0.5  # share dropped after the hidden layer; half of it after each max-pool
     widths: Annotated[tuple[Count, ...], Meta(min_length=5, max_length=5)] = (32, 32, 64, 64, 512)
+    kinds: Annotated[tuple[Kind, ...], Meta(min_length=4, max_length=4)] = ("conv",) * 4
 
 
 NAMES = {"keras_cifar": KerasCifar()}
@@ -35,7 +37,8 @@ def default_widths(config: KerasCifar) -> tuple[int, ...]:
 import jax
 from flax import nnx
 
-from flaxcomp.models.layers import Conv, Dense, Dropout, flatten, max_pool
+from flaxcomp.models.layers import Dense, Dropout, flatten, max_pool
+from flaxcomp.models.replacements import make_convolution
 
 
 class _Network(nnx.Module):
@@ -45,9 +48,9 @@ class _Network(nnx.Module):
         *convolutions, hidden = config.widths
         init = nnx.initializers.glorot_uniform()
         layers = []
-        for i, features in enumerate(convolutions):
+        for i, (kind, features) in enumerate(zip(config.kinds, convolutions, strict=True)):
             padding = "VALID" if i % 2 else "SAME"
-            layers.append(Conv(channels, features, (3, 3), padding=padding, kernel_init=init, rngs=rngs))
+            layers.append(make_convolution(kind, channels, features, padding=padding, kernel_init=init, rngs=rngs))
             channels = features
         self.convolutions = nnx.List(layers)
         pixels = (((height - 2) // 2 - 2) // 2) * (((width - 2) // 2 - 2) // 2)

@@ -127,9 +127,12 @@ def small(name: str) -> dict[str, Any]:
 
 
 def default_widths(model: dict[str, Any]) -> tuple[int, ...] | None:
-    """Every free layer width of a model, as its option `widths` takes them; None for an architecture that cannot say."""
+    """Every free layer width of a model: its option `widths`, or what stands for it; None for an architecture without."""
     widths = _light(_file_of(model["name"])).get("default_widths")
-    return None if widths is None else tuple(widths(config_of(model)))
+    if widths is None:
+        return None
+    config: Any = config_of(model)
+    return tuple(config.widths or widths(config))
 
 
 def _ends(model: dict[str, Any], input_shape: Shape, num_classes: int) -> tuple[Shape, int]:

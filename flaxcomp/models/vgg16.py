@@ -4,9 +4,11 @@ Thirteen 3x3 SAME convolutions with ReLU in five groups, each group followed by 
 ReLU and dropout, then the logits. CramNet narrows the ImageNet form (Hoffman 2018, table 4.2 and appendix B).
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from flaxcomp.models.config import Classifier, Count, Positive, Shape, Share, check_size, scaled
+from msgspec import Meta
+
+from flaxcomp.models.config import Classifier, Count, Kind, Positive, Shape, Share, check_size, scaled
 
 _GROUPS = (2, 2, 3, 3, 3)  # convolutions between max-pools
 _CHANNELS = (64, 128, 256, 512, 512)
@@ -17,6 +19,7 @@ class VGG16(Classifier, frozen=True, kw_only=True):
     """Options of VGG-16.
 
     `widths`: channels of the thirteen convolutions, then units of the hidden dense layers (two, or one in the cifar layout).
+    `kinds`: what each of the thirteen convolutions is, see `flaxcomp.models.replacements`; with `norm` also inside of it.
     """
 
     num_classes: Count = 1000
@@ -26,6 +29,7 @@ class VGG16(Classifier, frozen=True, kw_only=True):
     width_multiplier: Positive = 1.0  # of all convolutions and hidden layers; rounded to multiples of 8
     dropout: Share = 0.5  # share dropped after each hidden dense layer
     widths: tuple[Count, ...] = ()
+    kinds: Annotated[tuple[Kind, ...], Meta(min_length=13, max_length=13)] = ("conv",) * 13
 
 
 NAMES = {"vgg16": VGG16()}
@@ -41,7 +45,8 @@ def default_widths(config: VGG16) -> tuple[int, ...]:
 import jax
 from flax import nnx
 
-from flaxcomp.models.layers import BatchNorm, Conv, Dense, Dropout, flatten, max_pool
+from flaxcomp.models.layers import BatchNorm, Dense, Dropout, flatten, max_pool
+from flaxcomp.models.replacements import make_convolution
 
 
 class _Network(nnx.Module):
@@ -53,8 +58,8 @@ class _Network(nnx.Module):
         batch = (config.norm or ("batch" if config.layout == "cifar" else "none")) == "batch"
         init = nnx.initializers.he_normal()
         convolutions, hidden = [], []
-        for features in widths[:count]:
-            convolutions.append(Conv(channels, features, (3, 3), kernel_init=init, rngs=rngs))
+        for kind, features in zip(config.kinds, widths[:count], strict=True):
+            convolutions.append(make_convolution(kind, channels, features, norm=batch, kernel_init=init, rngs=rngs))
             channels = features
         units = height // 32 * (width // 32) * channels
         for features in widths[count:]:

@@ -98,6 +98,8 @@ def test_widths_given_one_by_one_are_the_same_net(name: str) -> None:
     assert widths is not None, "default_widths is missing"
     shape, classes = model["input_shape"], model["num_classes"]
     assert count(model, shape, classes) == count({**model, "widths": list(widths)}, shape, classes)
+    doubled = tuple(2 * width for width in widths)
+    assert registry.default_widths({**model, "widths": doubled}) == doubled
     if name.startswith("simplenet"):
         return  # how many widths it has is its depth
     with pytest.raises(UserError, match=r"model\.widths of"):

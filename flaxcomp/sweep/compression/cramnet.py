@@ -1,15 +1,62 @@
-"""The block `cramnet`."""
+"""The block `cramnet`: a network is made smaller layer by layer, taught by its old self (Hoffman 2018)."""
 
+from typing import Annotated, Literal
+
+from msgspec import Meta
+from msgspec.structs import replace
+
+from flaxcomp.errors import UserError
 from flaxcomp.sweep.compression.facts import Facts
 from flaxcomp.sweep.compression.retraining import Retraining
+from flaxcomp.sweep.kinds import Fraction, Positive, PositiveInt, Spec, Unit
+
+Replacement = Literal["residual", "depthwise_separable"]
+
+
+class SubProblems(Spec, frozen=True):
+    """How each sub-problem is trained: by RMSProp at a constant rate, on images as they are stored."""
+
+    epochs: PositiveInt = 5
+    steps: PositiveInt | None = None  # instead of `epochs`
+    batch_size: PositiveInt = 128
+    learning_rate: Positive = 1e-3
+    decay: Fraction = 0.9  # RMSProp's, of the mean square
 
 
 class Cramnet(Retraining, frozen=True):
     """See `flaxcomp.compress.cramnet`."""
 
+    then: Literal["scratch", "fine_tune"] = "fine_tune"
+    widths: Annotated[tuple[PositiveInt, ...], Meta(min_length=1)] | None = None  # of the smaller network, as `model.widths`
+    ratio: Fraction | None = None  # instead: the share of every width that goes
+    replace: dict[str, Replacement] = {}  # by the name of a layer, what stands in its place
+    direction: Literal["output_first", "input_first"] = "output_first"
+    initialisation: Literal["random", "largest"] = "random"  # of a re-sized layer: anew, or its channels of largest L1 norm
+    sub_problems: SubProblems = SubProblems()
+    target_params: PositiveInt | None = None  # solve no more sub-problems once the network is as small
+    max_accuracy_loss: Unit | None = None  # on the held-out images: a sub-problem that loses more is taken back and is the last
+    dropout: Fraction | None = None  # of the smaller network; None: the model's own
+
+    def __post_init__(self) -> None:
+        if self.widths is not None and self.ratio is not None:
+            raise ValueError("cramnet takes `widths` or `ratio`, not both")
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether what the sub-problems lead to decides the network."""
+        return self.target_params is not None or self.max_accuracy_loss is not None
+
 
 def effective(block: Cramnet) -> Cramnet | None:
     """The block with what has no effect at its default; None where it changes nothing."""
+    if block.widths is None and not block.ratio and not block.replace:
+        return None
+    if block.sub_problems.steps is not None:
+        block = replace(block, sub_problems=replace(block.sub_problems, epochs=SubProblems().epochs))
+    if block.then == "scratch" and block.max_accuracy_loss is None:  # no weight of a sub-problem is ever used
+        block = replace(block, sub_problems=SubProblems(), initialisation="random")
+        if block.target_params is None:
+            block = replace(block, direction="output_first")
     return block
 
 
@@ -19,3 +66,7 @@ def check(block: Cramnet, facts: Facts) -> None:
     Raises:
         UserError: with the key.
     """
+    name = facts.model.get("name")
+    widths = facts.model.get("widths")
+    if block.widths is not None and widths is not None and len(block.widths) != len(widths):
+        raise UserError(f"cramnet.widths must be as many as the {len(widths)} widths of {name}, got {len(block.widths)}")
