@@ -151,9 +151,9 @@ def _tell_apart(groups: dict[str, Group]) -> None:
 
 def _program_columns(trial: Trial) -> dict[str, Any]:
     """The columns of a configuration that its compile signature depends on."""
-    inputs = {"seed", "distill.temperature", "distill.lambda", *(f"train.optimizer.{name}" for name in ids.OPTIMIZER_INPUTS)}
-    if not trial.config.train.augment.is_random:
+    config = trial.config
+    inputs = {"seed", *ids.DISTILL_INPUT_COLUMNS, *(f"train.optimizer.{name}" for name in ids.OPTIMIZER_INPUTS)}
+    if config.distill and not (config.train.augment.is_random or config.distill.asks_network):
         inputs.add("distill.teacher")
-    config = replace(trial.config, train=ids.program_of(trial.config.train))
-    columns = ids.flatten(ids.plain(config))
+    columns = ids.flatten(ids.plain(replace(config, train=ids.program_of(config.train))))
     return {name: value for name, value in columns.items() if name not in inputs}

@@ -12,16 +12,17 @@ from typing import Any, Literal
 import msgspec
 
 from flaxcomp.errors import SweepFileError, UserError
-from flaxcomp.sweep import ids
+from flaxcomp.sweep import distilling, ids
 from flaxcomp.sweep.check import check
 from flaxcomp.sweep.columns import with_teachers_own
-from flaxcomp.sweep.combinations import check_dataset, check_train, effective_distill, effective_train
-from flaxcomp.sweep.document import Node
+from flaxcomp.sweep.combinations import check_dataset, check_train, effective_train
+from flaxcomp.sweep.document import Node, Place
 from flaxcomp.sweep.load import LoadedSweep
 from flaxcomp.sweep.spec import (
     Dataset,
     Distill,
     DistillForm,
+    DistillOptions,
     InitForm,
     InitFrom,
     NonNegativeInt,
@@ -36,7 +37,7 @@ from flaxcomp.sweep.trial import Catalog, Images, Trial
 
 MEMO_LIMIT = 1 << 16  # resolved combinations that are kept of one section
 
-_NO_IMAGES = Images(0, 0, 0, 0)
+_NO_IMAGES = Images(0, 0, 0, 0, 0)
 _WILDCARD = re.compile(r"\*\*?")
 _TRIALS_OWN = ("init_from", "phases")  # of `base.train`: a teacher has other parameters
 
@@ -53,9 +54,11 @@ class Part:
         form: its share of the canonical form.
         signature: its share of the signature: without random augmentation, with it.
         columns: those of it that `exclude` reads.
-        chain: the training that it needs (a teacher, initial weights) after that one's ancestors.
+        chain: the trainings that it needs (teachers, initial weights), each after its ancestors.
+        needs: their ids.
         depth: how many trainings must be done one after the other before.
         fingerprint, images: of a data set.
+        place: where a distillation stands.
     """
 
     value: Any
@@ -63,9 +66,11 @@ class Part:
     signature: tuple[bytes, bytes]
     columns: dict[str, Any]
     chain: tuple[Trial, ...] = ()
+    needs: tuple[str, ...] = ()
     depth: int = 0
     fingerprint: str = ""
     images: Images = _NO_IMAGES
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +112,7 @@ class Parts:
                 distill=self.distill.value,
                 seed=self.seed.value,
             ),
-            needs=tuple(dict.fromkeys(part.chain[-1].id for part in (self.distill, self.train) if part.chain)),
+            needs=tuple(dict.fromkeys((*self.distill.needs, *self.train.needs))),
             role=role,
             signature=ids.signature_of(ids.join(part.signature[augmented] for part in self)),
         )
@@ -169,7 +174,7 @@ class Resolver:
         value = Train(**common | {"phases": phases}, init_from=initial)
         check_train(value, dataset.value, dataset.images, node)
         columns = self._columns("train", value) | columns
-        more = {} if needed is None else {"chain": needed.chain, "depth": needed.depth}
+        more = {} if needed is None else {"chain": needed.chain, "needs": (needed.id,), "depth": needed.depth}
         return self._part("train", effective_train(value), columns=columns, **more)
 
     def _initial(self, form: InitForm, node: Node, dataset: Part) -> tuple[InitFrom, dict[str, Any], _Needed | None]:
@@ -211,15 +216,47 @@ class Resolver:
         form: DistillForm | None = _convert(node, DistillForm | None, "distill")
         if form is None:
             return self._part("distill", None)
-        needed = self._needed(Node(node.value["teacher"], node.place.at(("teacher",))), dataset)
+        needed = [self._teacher(teacher, dataset) for teacher in _teachers(node)]
+        value = Distill(teacher="", **{name: getattr(form, name) for name in DistillOptions.__struct_fields__})
+        given = self._columns("distill", value)
+        try:
+            value = distilling.effective(distilling.of_teachers(value, tuple(each.id for each in needed)))
+            distilling.check_options(value)
+        except UserError as error:
+            raise _placed(error, node, _faulty(error, "distill")) from None
+        if isinstance(form.teacher, tuple):
+            names = [name if isinstance(name, str) else each.id for name, each in zip(form.teacher, needed, strict=True)]
+            columns = given | {"distill.teacher": names[0] if len(names) == 1 else msgspec.json.encode(names).decode()}
+        else:
+            columns = given | _prefixed("distill.teacher", form.teacher, needed[0])
+        chain = tuple({trial.id: trial for each in needed for trial in each.chain}.values())
+        return self._part("distill", value, columns=columns, chain=chain,
+                          needs=value.teachers, depth=max(each.depth for each in needed), place=node.place)  # fmt: skip
+
+    def _teacher(self, node: Node, dataset: Part) -> _Needed:
+        needed = self._needed(node, dataset)
         if needed.chain[-1].config.dataset != dataset.value:
-            raise node.place.at(("teacher",)).error(
+            raise node.place.error(
                 "distill.teacher: a teacher sees its students' images, so its `dataset` must be theirs; "
                 "another one fits train.init_from.trial only"
             )
-        value = Distill(teacher=needed.id, loss=form.loss, temperature=form.temperature, hard_weight=form.hard_weight)
-        columns = self._columns("distill", value) | _prefixed("distill.teacher", form.teacher, needed)
-        return self._part("distill", effective_distill(value), columns=columns, chain=needed.chain, depth=needed.depth)
+        return needed
+
+    def check(self, parts: Parts) -> None:
+        """Refuse sections that do not go together.
+
+        Raises:
+            SweepFileError: with the line.
+        """
+        distill = parts.distill
+        if distill.value is None or distill.place is None:
+            return
+        sections = {name: getattr(parts, name).value for name in ("dataset", "model", "train", "distill")}
+        teachers = {trial.id: trial.config for trial in distill.chain}
+        try:
+            distilling.check_training(TrialConfig(**sections), parts.dataset.images.classes, teachers)
+        except UserError as error:
+            raise distill.place.at((_faulty(error, "distill"),)).error(str(error)) from None
 
     def _needed(self, node: Node, dataset: Part) -> _Needed:
         """A teacher, or what initial weights come from: the name of an entry of `teachers`, or the training itself."""
@@ -236,6 +273,7 @@ class Resolver:
                 seed=self.seed(_inside(node, "seed")),
                 train=self.train(train, data),
             )
+            self.check(parts)
             trial = parts.trial(parts.id(), "dependency")
             columns = {name: value for part in parts if part is not dataset for name, value in part.columns.items()}
             if len(self._others) >= MEMO_LIMIT:
@@ -303,8 +341,19 @@ def _convert(node: Node, kind: Any, section: str) -> Any:
         raise node.place.error(f"{section}: {error}") from None
 
 
+def _teachers(node: Node) -> list[Node]:
+    """The teachers of a `distill`, one or several."""
+    value, place = node.value["teacher"], node.place.at(("teacher",))
+    return [Node(each, place.at((i,))) for i, each in enumerate(value)] if isinstance(value, list) else [Node(value, place)]
+
+
 def _inside(node: Node, section: str) -> Node:
     return Node(node.value.get(section, ABSENT.get(section)), node.place.at((section,)))
+
+
+def _faulty(error: UserError, section: str) -> str:
+    """The key of a section that a message begins with."""
+    return str(error).removeprefix(f"{section}.").split(" ")[0].split(".")[0].rstrip(":")
 
 
 def _placed(error: UserError, node: Node, key: str) -> SweepFileError:
