@@ -155,5 +155,8 @@ def _program_columns(trial: Trial) -> dict[str, Any]:
     inputs = {"seed", *ids.DISTILL_INPUT_COLUMNS, *(f"train.optimizer.{name}" for name in ids.OPTIMIZER_INPUTS)}
     if config.distill and not (config.train.augment.is_random or config.distill.asks_network):
         inputs.add("distill.teacher")
-    columns = ids.flatten(ids.plain(replace(config, train=ids.program_of(config.train))))
+    plain = ids.plain(replace(config, train=ids.program_of(config.train)))
+    if config.distill:  # against trials without it, all its defaults would differ
+        plain["distill"] = {"loss": config.distill.loss} | ids.plain(config.distill, defaults=False)
+    columns = ids.flatten(plain)
     return {name: value for name, value in columns.items() if name not in inputs}
