@@ -27,6 +27,12 @@ def losses() -> dict[str, frozenset[str]]:
     return {path.stem: _options(path) for path in files}
 
 
+@functools.cache
+def options() -> tuple[str, ...]:
+    """What any of the losses reads, sorted."""
+    return tuple(sorted(frozenset[str]().union(*losses().values())))
+
+
 def load(name: str) -> Loss:
     """Return the loss called `name`."""
     loss: Loss = importlib.import_module(f"flaxcomp.distill.{name}").loss

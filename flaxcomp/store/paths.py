@@ -74,6 +74,14 @@ class RunPaths:
         """A teacher's logits of all training images, float32 [images, classes] and their CRC-32, for its students."""
         return self.trial(trial_id) / "train_logits.f32"
 
+    def teacher_memo(self, trial_id: str, key: str) -> Path:
+        """A teacher's logits of training images changed in each possible way, a file a way (`flaxcomp.train.memo`)."""
+        return self.teacher_memos(trial_id) / key
+
+    def teacher_memos(self, trial_id: str) -> Path:
+        """All memos of a teacher."""
+        return self.trial(trial_id) / "memo"
+
     @property
     def artifacts(self) -> Path:
         return self.root / "artifacts"

@@ -5,7 +5,6 @@ from msgspec.structs import replace
 
 from flaxcomp import distill as losses
 from flaxcomp.errors import UserError
-from flaxcomp.sweep.ids import LOSS_OPTIONS
 from flaxcomp.sweep.spec import Distill, Hint, TrialConfig
 
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Distill)}
@@ -33,7 +32,7 @@ def of_teachers(value: Distill, teachers: tuple[str, ...]) -> Distill:
 
 def effective(value: Distill) -> Distill:
     """The same distillation with what has no effect at its default, so that trials which differ in nothing else are one."""
-    unread = set(LOSS_OPTIONS) - losses.losses()[value.loss]
+    unread = set(losses.options()) - losses.losses()[value.loss]
     if len(value.teachers) == 1:
         unread.add("combine")
     return replace(value, **{name: _DEFAULTS[name] for name in unread})

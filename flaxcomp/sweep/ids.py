@@ -20,8 +20,7 @@ SECTIONS = ("dataset", "distill", "model", "seed", "train")  # of a configuratio
 
 # A compiled program takes these as inputs, so trials that differ in them alone can train in one pack.
 OPTIMIZER_INPUTS = ("learning_rate", "weight_decay", "momentum", "beta1", "beta2", "decay", "epsilon")
-LOSS_OPTIONS = tuple(sorted(frozenset[str]().union(*distill.losses().values())))  # that any of the losses reads
-DISTILL_INPUTS = (*LOSS_OPTIONS, "weights")
+DISTILL_INPUTS = (*distill.options(), "weights")
 # The columns of those, as a file has them, and of what changes no result.
 DISTILL_INPUT_COLUMNS = frozenset(
     {f"distill.{field.encode_name}" for field in msgspec.structs.fields(Distill) if field.name in (*DISTILL_INPUTS, "memoise")}

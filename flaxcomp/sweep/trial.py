@@ -7,7 +7,7 @@ from flaxcomp.sweep.spec import Dataset, TrialConfig
 
 
 class Images(NamedTuple):
-    """What a data set has for training: how many images are stored, how many a trial trains on, their size in pixels, classes."""
+    """A data set for training: how many images are stored, how many a trial trains on, their size in pixels, how many classes."""
 
     stored: int
     training: int
