@@ -7,7 +7,7 @@ from flaxcomp.sweep.spec import Dataset, TrialConfig
 
 
 class Images(NamedTuple):
-    """A data set for training: how many images are stored, how many a trial trains on, their size in pixels, how many classes."""
+    """What a data set has: stored training images, those that a trial trains on, their size in pixels, classes."""
 
     stored: int
     training: int

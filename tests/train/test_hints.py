@@ -44,7 +44,7 @@ def test_outputs_are_recorded_and_the_network_is_as_before(net: _Net) -> None:
 
 
 def test_a_failing_network_is_as_before_too(net: _Net) -> None:
-    with pytest.raises(TypeError), recording(net):
+    with pytest.raises(ValueError, match="features"), recording(net):
         net(jnp.ones((2, 8, 8, 5)))
     assert type(net.first) is nnx.Conv
 
@@ -118,15 +118,11 @@ def test_dense_layers_may_be_hints() -> None:
     ("hint", "student", "words"),
     [
         (Hint(), (3, 3, 2), r"the student's b has \[3, 3, 2\] and the teacher's b \[4, 4, 5\]"),
-        (Hint(), (8, 2, 2), ""),
-        (Hint(student_layer="c"), (4, 4, 2), "distill.hint.student_layer: no layer is called 'c'. There are a, b"),
+        (Hint(student_layer="c"), (4, 4, 2), "distill.hint.student_layer: no layer is called 'c'. Known: a, b"),
         (Hint(teacher_layer="bb"), (4, 4, 2), "distill.hint.teacher_layer: no layer is called 'bb'. Did you mean 'b'"),
     ],
 )
 def test_what_does_not_fit_is_refused(hint: Hint, student: tuple[int, ...], words: str) -> None:
-    if not words:  # pooled in one direction each way would need both to shrink
-        assert Bridge(hint, described(*student), described(4, 4, 5))
-        return
     with pytest.raises(UserError, match=words):
         Bridge(hint, described(*student), described(4, 4, 5))
 
