@@ -7,6 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from flaxcomp.sweep import ids
+from flaxcomp.sweep.chains import Chain, Chains
 from flaxcomp.sweep.expand import Tally, count_points, expand
 from flaxcomp.sweep.load import LoadedSweep
 from flaxcomp.sweep.trial import Catalog, Trial
@@ -45,13 +46,18 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep will do. `points` = trials + `tally`'s excluded and repeated ones; `groups` by signature, in order."""
+    """What a sweep will do.
+
+    `points` = trials + `tally`'s excluded and repeated ones; `groups` by signature, in order; `chains`: trials that need
+    others, counted by the models that are trained for them one after the other.
+    """
 
     points: int
     tally: Tally
     groups: dict[str, Group]
     pack_size: int
     workers: int
+    chains: dict[Chain, int]
 
     @property
     def trials(self) -> int:
@@ -79,7 +85,9 @@ def make_plan(loaded: LoadedSweep, catalog: Catalog) -> Plan:
     groups: dict[str, Group] = {}
     rounds: dict[str, int] = {}  # of trials that need others: how many must be trained one after the other before
     sizes: dict[int, dict[str, int]] = {}  # how many trials of each signature can start together
+    chains = Chains()
     for trial in expand(loaded, catalog, tally):
+        chains.add(trial)
         group = groups.setdefault(trial.signature, Group(trial))
         if trial.role == "trial":
             group.trials += 1
@@ -94,7 +102,7 @@ def make_plan(loaded: LoadedSweep, catalog: Catalog) -> Plan:
         for signature, count in _shares(wave, dict.fromkeys(wave, pack_size), workers).items():
             groups[signature].packs += count
     _tell_apart(groups)
-    return Plan(count_points(loaded.sweep), tally, groups, pack_size, workers)
+    return Plan(count_points(loaded.sweep), tally, groups, pack_size, workers, dict(chains.counts))
 
 
 def form_packs(trials: Iterable[Trial], max_size: Callable[[Trial], int], workers: int) -> list[Pack]:

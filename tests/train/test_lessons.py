@@ -250,17 +250,16 @@ def test_students_with_hints_packed_and_alone_and_the_networks_without_the_regre
     alone = trained(trainer, root, s=hinted(1))
     assert difference(together["s"], alone["s"]) < 2e-5
     assert difference(together["s"], together["t"]) > 1e-3
-    plain = trained(trainer, root, p=config(1, model=NORMED))
-    assert set(plain["p"]) == set(alone["s"]), "the regressor is not in the network"
+    assert set(network(root, "n")) == set(alone["s"]), "the regressor is not in the network"
 
 
 @pytest.mark.parametrize("epochs", [0, 1])
 def test_hints_stopped_after_every_dispatch_end_bit_for_bit_the_same(trainer: Trainer, root: Path, epochs: int) -> None:
-    whole = trained(trainer, root, s=hinted(4, epochs=epochs, train=MOVING))["s"]
+    whole = trained(trainer, root, s=hinted(4, epochs=epochs))["s"]
     shutil.rmtree(root / "packs")
     rows: list[Any] = []
     for attempt in range(1, 20):
-        events = run(trainer, job(root, {"s": hinted(4, epochs=epochs, train=MOVING)}, attempt), after(1))
+        events = run(trainer, job(root, {"s": hinted(4, epochs=epochs)}, attempt), after(1))
         rows += [row for event in events if isinstance(event, EpochDone) for row in event.rows]
         if isinstance(events[-1], Finished):
             break
