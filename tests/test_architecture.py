@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "flaxcomp"
 
 # What every room may look into. `sweep.spec` and `store.paths` are vocabulary: plain structs and file names.
-EVERYBODY = {"flaxcomp.errors", "flaxcomp.durable", "flaxcomp.sweep.spec", "flaxcomp.store.paths"}
+EVERYBODY = {"flaxcomp.errors", "flaxcomp.durable", "flaxcomp.sweep.spec", "flaxcomp.sweep.kinds", "flaxcomp.store.paths"}
 ARROWS = {
     "sweep": {"distill"},
     "store": {"sweep"},
@@ -19,9 +19,9 @@ ARROWS = {
     "checkpoint": set(),
     "devices": set(),
     "train": {"data", "models", "distill", "checkpoint"},
-    "compress": {"train", "models"},
+    "compress": {"train", "models", "data", "checkpoint", "sweep"},
     "export": {"train", "models", "data", "store", "sweep"},
-    "schedule": {"sweep", "store", "data", "models", "train", "checkpoint"},
+    "schedule": {"sweep", "store", "data", "models", "train", "checkpoint", "compress"},
     "report": {"store", "sweep"},
 }
 ARROWS["cli"] = {*ARROWS}

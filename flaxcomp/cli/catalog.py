@@ -43,6 +43,9 @@ class RoomCatalog:
         training = usable - catalog.held_out(usable, dataset.validation.fraction)
         return Images(info.train_size, training, height, width, info.num_classes)
 
+    def labels(self, dataset: str) -> tuple[str, ...]:
+        return self._info(dataset).labels
+
     def _info(self, dataset: str) -> "DatasetInfo":
         from flaxcomp.data import catalog
 

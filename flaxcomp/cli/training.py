@@ -25,6 +25,7 @@ from flaxcomp.store.lease import Lease
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
 from flaxcomp.sweep.expand import Trial
+from flaxcomp.sweep.ids import method_of
 from flaxcomp.sweep.load import LoadedSweep
 
 if TYPE_CHECKING:
@@ -187,5 +188,7 @@ def _label(trial: "Trial") -> str:
     parts = [str(config.model["name"])]
     if config.distill:
         parts.append(f"T={config.distill.temperature:g}")
+    if method := method_of(config):
+        parts.append(method)
     parts.append(f"seed={config.seed}")
     return " ".join(parts)

@@ -112,8 +112,10 @@ def _work(
 
 
 def _read(paths: RunPaths, trial_id: str, config: TrialConfig, spec: Export, arrays: Arrays) -> Trained:
+    from flaxcomp.train.found import as_trained
     from flaxcomp.train.restore import load_model
 
+    config = as_trained(paths, trial_id, config)
     return Trained.of(trial_id, config, spec, arrays, load_model(paths.model(trial_id), config, arrays.info))
 
 

@@ -20,7 +20,7 @@ from flaxcomp.store.lease import LateAttemptError, Lease
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
 from flaxcomp.sweep.expand import Trial
-from flaxcomp.sweep.plan import Pack, form_packs
+from flaxcomp.sweep.plan import Pack, form_packs, max_pack
 from flaxcomp.sweep.spec import Resources, Retry, TrialConfig
 from flaxcomp.train.job import EpochDone, Event, Failed, Finished, Note, PackJob, Stopped, Tick
 
@@ -200,7 +200,7 @@ class Controller:
 
     def _pack_size(self, trial: Trial) -> int:
         wanted = AUTO_PACK if self.resources.pack == "auto" else self.resources.pack
-        return min(wanted, self._size_limit.get(trial.signature, wanted))
+        return max_pack(trial.config, min(wanted, self._size_limit.get(trial.signature, wanted)))
 
     def _smaller(self, size: int, failures: int) -> int:
         """The size of the next packs after memory ran out for one of `size`: half of it, for the last try each trial alone."""

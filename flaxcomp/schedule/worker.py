@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from flaxcomp.errors import UserError
+from flaxcomp.sweep.ids import method_of
 from flaxcomp.train.job import Event, Failed, PackJob
 
 if TYPE_CHECKING:
@@ -50,7 +51,13 @@ class Worker:
             What happens; the last event is Finished, Stopped or Failed.
         """
         try:
-            yield from self._trainer(job, arrays).train(job, self._stop.is_set)
+            trainer = self._trainer(job, arrays)
+            if method_of(next(iter(job.configs.values()))) is None:
+                yield from trainer.train(job, self._stop.is_set)
+            else:
+                from flaxcomp.compress import run
+
+                yield from run.train(trainer, job, self._stop.is_set)
         except Exception as error:
             self._trainers.clear()  # whatever state it left behind is not to be trusted
             yield Failed(job.pack_id, job.attempt, kind_of(error), _one_line(error), traceback.format_exc())

@@ -66,6 +66,18 @@ class RunPaths:
         """The network of the epoch with the best validation accuracy."""
         return self.trial(trial_id) / "best"
 
+    def network_file(self, trial_id: str) -> Path:
+        """`{"model": ...}` of a trial whose network was made smaller: what its configuration names is the one it began with."""
+        return self.trial(trial_id) / "network.json"
+
+    def compression_file(self, trial_id: str) -> Path:
+        """How a network was made smaller, as its method tells it, JSON."""
+        return self.trial(trial_id) / "compression.json"
+
+    def search(self, pack_id: str) -> Path:
+        """What a method of compression has found so far; removed with the pack's checkpoints."""
+        return self.pack(pack_id) / "search"
+
     def weights(self, sha256: str) -> Path:
         """A copy of foreign initial weights, a file or a model folder, named by its content; trials start from it."""
         return self.root / "weights" / sha256

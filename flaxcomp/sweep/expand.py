@@ -3,10 +3,11 @@
 import math
 import operator
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from flaxcomp.sweep.compression import METHODS
 from flaxcomp.sweep.document import Node, Place
 from flaxcomp.sweep.expressions import ExpressionError, Row
 from flaxcomp.sweep.load import LoadedSweep
@@ -55,8 +56,9 @@ def check_size(loaded: LoadedSweep, limit: int = MAX_POINTS) -> None:
 def expand(loaded: LoadedSweep, catalog: Catalog, tally: Tally | None = None) -> Iterator[Trial]:
     """Yield the trials of a sweep and what they need, each once, dependencies before what needs them.
 
-    Trials that need no other come first, then those with a teacher or initial weights from another, then those whose
-    teacher has one. So a teacher that is a trial of the sweep itself has been yielded as that when a student asks for it.
+    Trials that need no other come first, then those with a teacher, initial weights from another or a network to make
+    smaller, then those whose teacher has one. So a teacher that is a trial of the sweep itself has been yielded as that when
+    a student asks for it.
     Otherwise the order is the file's, the last parameter varying fastest. Memory is bounded by the ids.
 
     `exclude` sees the columns of a point with all defaults, but of a model only what the file says. `distill.teacher` is there
@@ -80,13 +82,13 @@ def expand(loaded: LoadedSweep, catalog: Catalog, tally: Tally | None = None) ->
     while depth <= deepest:
         for grid in grids:
             for point in grid.points():
-                distill, train = grid.distill(point), grid.train(point)
-                needed = max(distill.depth, train.depth)
+                distill, train, methods = grid.distill(point), grid.train(point), grid.methods(point)
+                needed = max(distill.depth, train.depth) + len(methods)
                 if needed != depth:
                     deepest = max(deepest, needed)
                     continue
-                parts = Parts(grid.dataset(point), distill, grid.model(point), grid.seed(point), train)
-                if loaded.exclude and _is_excluded(loaded, parts):
+                parts = Parts(grid.dataset(point), distill, grid.model(point), grid.seed(point), train, methods)
+                if loaded.exclude and _is_excluded(loaded, (*parts, *grid.blocks(point))):
                     tally.excluded += 1
                     continue
                 trial_id = parts.id()
@@ -117,6 +119,25 @@ class _Grid:
         self.train = self._section("train", lambda node, point: resolver.train(node, self.dataset(point)), ("dataset",))
         self.seed = self._section("seed", lambda node, _: resolver.seed(node))
         self.distill = self._section("distill", lambda node, point: resolver.distill(node, self.dataset(point)), ("dataset",))
+        self._methods = [(name, self._method(name, resolver)) for name in METHODS if self._asks_for(name)]
+
+    def methods(self, point: Point) -> tuple[tuple[str, Part], ...]:
+        """The methods of compression that do something at a point."""
+        found = ((name, section(point)) for name, section in self._methods)
+        return tuple((name, part) for name, part in found if part.value is not None)
+
+    def blocks(self, point: Point) -> Iterator[Part]:
+        """The blocks of methods at a point, also those that do nothing: `exclude` may name them."""
+        return (section(point) for _, section in self._methods)
+
+    def _asks_for(self, name: str) -> bool:
+        return self._base.value.get(name) is not None or any(parameter.path[0] == name for parameter in self._block)
+
+    def _method(self, name: str, resolver: Resolver) -> Section:
+        def resolve(node: Node, point: Point) -> Part:
+            return resolver.method(name, node, self.dataset(point), self.model(point))
+
+        return self._section(name, resolve, ("dataset", "model"))
 
     def points(self) -> Iterator[Point]:
         if self._sweep.method == "random":
@@ -173,7 +194,7 @@ def _product(counts: list[int]) -> Iterator[Point]:
             yield (*point, last)
 
 
-def _is_excluded(loaded: LoadedSweep, parts: Parts) -> bool:
+def _is_excluded(loaded: LoadedSweep, parts: Iterable[Part]) -> bool:
     row: Row = {name: value for part in parts for name, value in part.columns.items()}
     for index, expression in enumerate(loaded.exclude):
         try:

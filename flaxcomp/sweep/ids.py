@@ -1,7 +1,7 @@
 """Canonical form, ids and compile signatures of trials.
 
-The canonical form is JSON with sorted keys in which every value equal to its default is left out, so that writing a default
-out keeps a trial's id, and so does a new option in a later release.
+The canonical form is JSON with keys in the order of `SECTIONS`, sorted inside each, in which every value equal to its default
+is left out, so that writing a default out keeps a trial's id, and so does a new option in a later release.
 """
 
 import functools
@@ -13,10 +13,12 @@ import msgspec
 from msgspec.structs import replace
 
 from flaxcomp import distill
+from flaxcomp.sweep.compression import METHODS
 from flaxcomp.sweep.spec import Distill, Hint, Optimizer, Schedule, Train, TrialConfig
 
 RECIPE_VERSION = 1  # raised when the same configuration no longer trains to the same result
-SECTIONS = ("dataset", "distill", "model", "seed", "train")  # of a configuration, sorted
+DENSE_SECTIONS = ("dataset", "distill", "model", "seed", "train")  # of a configuration
+SECTIONS = (*DENSE_SECTIONS, *METHODS, "source")
 
 # A compiled program takes these as inputs, so trials that differ in them alone can train in one pack.
 OPTIMIZER_INPUTS = ("learning_rate", "weight_decay", "momentum", "beta1", "beta2", "decay", "epsilon")
@@ -52,7 +54,8 @@ def signature(config: TrialConfig) -> str:
     """The compile signature: equal for trials that one compiled program can train.
 
     Left out are the seed, the initial weights, the optimizers' and the distillation's numbers, and the teacher when its logits
-    over the training set are an input as well: nothing is augmented at random, and it gives no hints.
+    over the training set are an input as well: nothing is augmented at random, and it gives no hints. Trials with a method of
+    compression find their programs one by one: equal signatures say only that they are of one kind.
     """
     config = msgspec.convert(plain(config), TrialConfig)
     augmented = config.train.augment.is_random
@@ -106,7 +109,7 @@ def signature_fragment(section: str, value: Any, *, augmented: bool) -> bytes:
         value: that section of a resolved configuration.
         augmented: whether images are augmented at random, which makes the teacher a part of the program.
     """
-    if section == "seed":
+    if section in ("seed", "source"):
         return b""
     if isinstance(value, Train):
         return _kept_fragment(section, program_of(value))
@@ -128,6 +131,11 @@ def _lesson_of(value: Distill, *, by_network: bool) -> Distill:
     hint = value.hint and replace(value.hint, weight=Hint().weight)
     nobody = "" if isinstance(value.teacher, str) else ("",) * len(value.teacher)
     return replace(value, **_DISTILL_DEFAULTS, hint=hint, teacher=value.teacher if by_network else nobody)
+
+
+def method_of(config: TrialConfig) -> str | None:
+    """The method of compression that a trial performs: the last of its blocks."""
+    return next((name for name in reversed(METHODS) if getattr(config, name) is not None), None)
 
 
 def _without_numbers(optimizer: Optimizer) -> Optimizer:

@@ -10,6 +10,7 @@ from flaxcomp.sweep import ids
 from flaxcomp.sweep.chains import Chain, Chains
 from flaxcomp.sweep.expand import Tally, count_points, expand
 from flaxcomp.sweep.load import LoadedSweep
+from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.sweep.trial import Catalog, Trial
 
 # What a plan assumes for `auto`, which is decided when a run starts and the machine is known.
@@ -99,7 +100,8 @@ def make_plan(loaded: LoadedSweep, catalog: Catalog) -> Plan:
         wave = sizes.setdefault(before, {})
         wave[trial.signature] = wave.get(trial.signature, 0) + 1
     for wave in sizes.values():
-        for signature, count in _shares(wave, dict.fromkeys(wave, pack_size), workers).items():
+        largest = {signature: max_pack(groups[signature].example.config, pack_size) for signature in wave}
+        for signature, count in _shares(wave, largest, workers).items():
             groups[signature].packs += count
     _tell_apart(groups)
     return Plan(count_points(loaded.sweep), tally, groups, pack_size, workers, dict(chains.counts))
@@ -133,6 +135,11 @@ def form_packs(trials: Iterable[Trial], max_size: Callable[[Trial], int], worker
             members = tuple(group[index * len(group) // count : (index + 1) * len(group) // count])
             packs.append(Pack(ids.pack_id(signature, members), members, signature))
     return packs
+
+
+def max_pack(config: TrialConfig, wanted: int) -> int:
+    """How many trials like this one may train together: where a network is made smaller, each ends in a program of its own."""
+    return 1 if ids.method_of(config) else wanted
 
 
 def _shares(sizes: Mapping[str, int], largest: Mapping[str, int], workers: int) -> dict[str, int]:

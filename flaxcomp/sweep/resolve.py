@@ -4,9 +4,11 @@ A grid is a product and a section depends on its own parameters only, so the poi
 resolved sections. That makes a point cost microseconds, not a validation.
 """
 
+import functools
+import importlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import msgspec
@@ -16,7 +18,10 @@ from flaxcomp.sweep import distilling, ids
 from flaxcomp.sweep.check import check
 from flaxcomp.sweep.columns import with_teachers_own
 from flaxcomp.sweep.combinations import check_dataset, check_train, effective_train
+from flaxcomp.sweep.compression import METHODS
+from flaxcomp.sweep.compression.facts import Facts
 from flaxcomp.sweep.document import Node, Place
+from flaxcomp.sweep.kinds import NonNegativeInt
 from flaxcomp.sweep.load import LoadedSweep
 from flaxcomp.sweep.spec import (
     Dataset,
@@ -25,13 +30,13 @@ from flaxcomp.sweep.spec import (
     DistillOptions,
     InitForm,
     InitFrom,
-    NonNegativeInt,
     Phase,
     TeacherForm,
     Train,
     TrainForm,
     TrainOptions,
     TrialConfig,
+    TrialForm,
 )
 from flaxcomp.sweep.trial import Catalog, Images, Trial
 
@@ -41,8 +46,10 @@ _NO_IMAGES = Images(0, 0, 0, 0, 0)
 _WILDCARD = re.compile(r"\*\*?")
 _TRIALS_OWN = ("init_from", "phases")  # of `base.train`: a teacher has other parameters
 
+_METHOD_KINDS = {field.name: field.type for field in msgspec.structs.fields(TrialForm) if field.name in METHODS}
+
 # What a section is when the file does not say.
-ABSENT: dict[str, Any] = {"dataset": {}, "distill": None, "model": {}, "seed": 0, "train": {}}
+ABSENT: dict[str, Any] = {"dataset": {}, "distill": None, "model": {}, "seed": 0, "train": {}} | dict.fromkeys(METHODS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,7 @@ class Part:
     place: Place | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Parts:
     """All sections of a trial."""
 
@@ -82,27 +89,46 @@ class Parts:
     model: Part
     seed: Part
     train: Part
+    methods: tuple[tuple[str, Part], ...] = ()  # of compression, in their order, by name; only those that do something
 
     def __iter__(self) -> Iterator[Part]:
         """The parts in the order of `ids.SECTIONS`."""
-        return iter((self.dataset, self.distill, self.model, self.seed, self.train))
+        yield from (self.dataset, self.distill, self.model, self.seed, self.train)
+        for _, part in self.methods:
+            yield part
 
     def id(self) -> str:
-        return ids.id_of(ids.join(part.form for part in self), self.dataset.fingerprint)
+        return self._id
+
+    @functools.cached_property
+    def _id(self) -> str:
+        forms = [part.form for part in self]
+        if self.methods:
+            forms.append(ids.fragment("source", self.source.id()))
+        return ids.id_of(ids.join(forms), self.dataset.fingerprint)
+
+    @functools.cached_property
+    def source(self) -> "Parts":
+        """The trial whose network this one makes smaller."""
+        return replace(self, methods=self.methods[:-1])
 
     @property
     def depth(self) -> int:
-        return max(self.distill.depth, self.train.depth)
+        return max(self.distill.depth, self.train.depth) + len(self.methods)
 
     @property
     def ancestors(self) -> tuple[Trial, ...]:
         """All trainings that must be done before, each after what it needs."""
+        if self.methods:
+            return (*self.source.ancestors, self.source.trial(self.source.id(), "dependency"))
         if not self.train.chain:
             return self.distill.chain
         return tuple({trial.id: trial for trial in (*self.distill.chain, *self.train.chain)}.values())
 
     def trial(self, id_: str, role: Literal["trial", "dependency"]) -> Trial:
         augmented = self.train.value.augment.is_random
+        source = self.source.id() if self.methods else None
+        needing = (self.distill,) if self.methods else (self.distill, self.train)
         return Trial(
             id=id_,
             config=TrialConfig(
@@ -111,8 +137,10 @@ class Parts:
                 train=self.train.value,
                 distill=self.distill.value,
                 seed=self.seed.value,
+                source=source,
+                **{name: part.value for name, part in self.methods},
             ),
-            needs=tuple(dict.fromkeys((*self.distill.needs, *self.train.needs))),
+            needs=tuple(dict.fromkeys([*([source] if source else ()), *(need for part in needing for need in part.needs)])),
             role=role,
             signature=ids.signature_of(ids.join(part.signature[augmented] for part in self)),
         )
@@ -223,7 +251,7 @@ class Resolver:
             value = distilling.effective(distilling.of_teachers(value, tuple(each.id for each in needed)))
             distilling.check_options(value)
         except UserError as error:
-            raise _placed(error, node, _faulty(error, "distill")) from None
+            raise _placed(error, node, _key_of(error, "distill")) from None
         if isinstance(form.teacher, tuple):
             names = [name if isinstance(name, str) else each.id for name, each in zip(form.teacher, needed, strict=True)]
             columns = given | {"distill.teacher": names[0] if len(names) == 1 else msgspec.json.encode(names).decode()}
@@ -256,7 +284,19 @@ class Resolver:
         try:
             distilling.check_training(TrialConfig(**sections), parts.dataset.images.classes, teachers)
         except UserError as error:
-            raise distill.place.at((_faulty(error, "distill"),)).error(str(error)) from None
+            raise distill.place.at((_key_of(error, "distill"),)).error(str(error)) from None
+
+    def method(self, name: str, node: Node, dataset: Part, model: Part) -> Part:
+        """The block of a method of compression; its value is None where it changes nothing."""
+        block = _convert(node, _METHOD_KINDS[name], name)
+        if block is None:
+            return self._part(name, None)
+        module = importlib.import_module(f"flaxcomp.sweep.compression.{name}")
+        try:
+            module.check(block, Facts(self._catalog.labels(dataset.value.name), model.value))
+        except UserError as error:
+            raise _placed(error, node, _key_of(error, name)) from None
+        return self._part(name, module.effective(block), columns=self._columns(name, block))
 
     def _needed(self, node: Node, dataset: Part) -> _Needed:
         """A teacher, or what initial weights come from: the name of an entry of `teachers`, or the training itself."""
@@ -351,9 +391,10 @@ def _inside(node: Node, section: str) -> Node:
     return Node(node.value.get(section, ABSENT.get(section)), node.place.at((section,)))
 
 
-def _faulty(error: UserError, section: str) -> str:
-    """The key of a section that a message begins with."""
-    return str(error).removeprefix(f"{section}.").split(" ")[0].split(".")[0].rstrip(":")
+def _key_of(error: UserError, section: str) -> str:
+    """The key that a message begins with, as `section.key`."""
+    found = re.match(rf"{section}\.(\w+)", str(error))
+    return found[1] if found else ""
 
 
 def _placed(error: UserError, node: Node, key: str) -> SweepFileError:

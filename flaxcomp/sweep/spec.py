@@ -10,26 +10,21 @@ import msgspec
 from msgspec import Meta
 
 from flaxcomp import distill
+from flaxcomp.sweep.compression.cramnet import Cramnet
+from flaxcomp.sweep.compression.morphnet import Morphnet
+from flaxcomp.sweep.compression.netadapt import Netadapt
+from flaxcomp.sweep.compression.prune import Prune
+from flaxcomp.sweep.compression.quantize import Quantize
+from flaxcomp.sweep.compression.subset import Subset
+from flaxcomp.sweep.kinds import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Spec, Unit
 from flaxcomp.sweep.sizes import SIZE_PATTERN, size_bytes
 
-MAX_INT = 2**31 - 1  # what every backend counts with
-
-PositiveInt = Annotated[int, Meta(ge=1, le=MAX_INT)]
-NonNegativeInt = Annotated[int, Meta(ge=0, le=MAX_INT)]
-Positive = Annotated[float, Meta(gt=0)]
-NonNegative = Annotated[float, Meta(ge=0)]
-Fraction = Annotated[float, Meta(ge=0, lt=1)]
 Precision = Literal["float32", "float16", "dynamic", "int8"]
 Size = int | Annotated[str, Meta(extra_json_schema={"pattern": SIZE_PATTERN})]  # bytes, or text such as 200 GiB
-Unit = Annotated[float, Meta(ge=0, le=1)]
 if TYPE_CHECKING:
     LossName = str
 else:
     LossName = Literal[tuple(distill.losses())]
-
-
-class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Base of every part of a sweep file."""
 
 
 class Validation(Spec, frozen=True):
@@ -181,14 +176,29 @@ class Distill(DistillOptions, frozen=True, kw_only=True):
         return self.hint is not None or self.teacher_mode == "train"
 
 
-class TrialConfig(Spec, frozen=True):
-    """One fully resolved training. `model` has `name` and the architecture's own options, defaults left out."""
+class Compression(Spec, frozen=True):
+    """The methods that make a trained network smaller, in the order in which they apply."""
+
+    prune: Prune | None = None
+    morphnet: Morphnet | None = None
+    netadapt: Netadapt | None = None
+    cramnet: Cramnet | None = None
+    subset: Subset | None = None
+    quantize: Quantize | None = None
+
+
+class TrialConfig(Compression, frozen=True, kw_only=True):
+    """One fully resolved training. `model` has `name` and the architecture's own options, defaults left out.
+
+    Of several methods the last one is this trial's own: it starts from the network of the trial `source`, which has the others.
+    """
 
     dataset: Dataset
     model: dict[str, Any]
     train: Train = Train()
     distill: Distill | None = None
     seed: NonNegativeInt = 0  # initial weights, dropout, batch order and augmentation
+    source: str | None = None  # the id of the trial whose network is made smaller
 
 
 class TeacherForm(Spec, frozen=True):
@@ -229,7 +239,7 @@ class TrainForm(TrainOptions, frozen=True, kw_only=True):
     init_from: InitForm | None = None
 
 
-class TrialForm(Spec, frozen=True):
+class TrialForm(Compression, frozen=True, kw_only=True):
     """A trial as the file has it: what `base` and `parameters` together make."""
 
     dataset: Dataset

@@ -25,6 +25,9 @@ class Catalog(Protocol):
     def images(self, dataset: Dataset) -> Images:
         """Its images after `train_limit` and the validation split. Raises UserError when nothing is left for one of these."""
 
+    def labels(self, dataset: str) -> tuple[str, ...]:
+        """The names of a data set's classes. Raises UserError for an unknown one."""
+
     def canonical_model(self, model: dict[str, Any]) -> dict[str, Any]:
         """The model checked, its default options left out. Raises UserError for an unknown name or option."""
 
@@ -41,7 +44,7 @@ class Trial:
 
     Attributes:
         id: see `ids.trial_id`.
-        config: the resolved configuration; its teacher, and what it starts from, is a trial's id.
+        config: the resolved configuration; its teacher, what it starts from and what it makes smaller are trials' ids.
         needs: ids of the trials that must be finished before.
         role: "trial" if the sweep asks for it, "dependency" if only another trial does.
         signature: see `ids.signature`.

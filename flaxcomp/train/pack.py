@@ -19,10 +19,12 @@ from flaxcomp.train.initial import initial_state
 from flaxcomp.train.inputs import input_shape
 from flaxcomp.train.job import EpochDone, Event, Finished, Note, PackJob, Stopped, Tick
 from flaxcomp.train.metrics import classification_metrics
+from flaxcomp.train.names import by_name, name_of
 from flaxcomp.train.phases import optimizer_of
 from flaxcomp.train.program import Model, Program, State
 from flaxcomp.train.resident import Resident
 from flaxcomp.train.teachers import StoppedError, Teachers
+from flaxcomp.train.variant import PLAIN, Variant
 
 DISPATCH_SECONDS = 0.7  # the wanted length of one dispatch: rarely enough to cost nothing, often enough to show and to stop
 _GROWTH = 16  # a dispatch has at most so many times the steps of the one before it
@@ -41,12 +43,18 @@ class Trainer:
         self.teachers = Teachers(self.data)
         self._programs: dict[str, Program] = {}  # by signature, the one used last at the end
 
-    def train(self, job: PackJob, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    def train(
+        self, job: PackJob, should_stop: Callable[[], bool], start: Model | None = None, variant: Variant = PLAIN
+    ) -> Iterator[Event]:
         """Yield what happens, the last event being Finished or Stopped, when all that it tells of is on disk.
 
         Errors are raised, those of a checkpoint's writer by the next save or at the end.
+
+        Args:
+            start: the weights that every trial of the pack begins with.
+            variant: what the training does besides.
         """
-        run = _PackRun(self, job)
+        run = _PackRun(self, job, start, variant)
         with PackCheckpoints(RunPaths.at(job.root).pack(job.pack_id), job.attempt) as checkpoints:
             yield from run.restore(checkpoints)
             if not (yield from run.learn(should_stop)):
@@ -64,31 +72,42 @@ class Trainer:
                     run.save(checkpoints)
         yield Finished(job.pack_id, job.attempt, run.results())
 
-    def program(self, job: PackJob) -> Program:
+    def finish(self, job: PackJob, model: Model, variant: Variant = PLAIN) -> dict[str, dict[str, Any]]:
+        """Write weights that need no training as the networks of a pack, and return their results."""
+        run = _PackRun(self, job, model, variant)
+        run.begin()
+        run.epoch = run.epochs
+        run.rows = run.evaluate_epoch(run.epochs)
+        return run.results()
+
+    def program(self, job: PackJob, variant: Variant = PLAIN) -> Program:
         """The program of the pack's signature, compiled already if one like it ran before."""
-        program = self._programs.pop(job.signature, None)
+        key = f"{job.signature} {variant.key}"
+        program = self._programs.pop(key, None)
         if program is None:
             while len(self._programs) >= _PROGRAMS_KEPT:
                 del self._programs[next(iter(self._programs))]
-            program = Program(next(iter(job.configs.values())), self.data, self.teachers.network(job))
-        self._programs[job.signature] = program
+            program = Program(next(iter(job.configs.values())), self.data, self.teachers.network(job), variant)
+        self._programs[key] = program
         return program
 
 
 class _PackRun:
     """The state of one pack between dispatches."""
 
-    def __init__(self, trainer: Trainer, job: PackJob) -> None:
-        self.trainer, self.job = trainer, job
+    def __init__(self, trainer: Trainer, job: PackJob, start: Model | None, variant: Variant) -> None:
+        self.trainer, self.job, self._start = trainer, job, start
         self.ids: Sequence[str] = list(job.configs)
         self.configs = list(job.configs.values())
         self.config = self.configs[0]
-        self.program = trainer.program(job)
+        self.program = trainer.program(job, variant)
         self.epochs = -(-self.program.steps // self.program.steps_per_epoch)  # the last one may be a part
         self._teachers = trainer.teachers.places(job)
         self.stage, self.hyper = 0, self.program.hyper(self.configs, self._teachers)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.rows: list[dict[str, Any]] = []
+        self.state: State
+        self.best: Model
         self._steps_a_dispatch = 1
         self._timed_steps, self._timed_seconds = 0, 0.0  # of this epoch
 
@@ -97,13 +116,9 @@ class _PackRun:
         found = checkpoints.restore(notes.append)
         for text in notes:
             yield Note(self.job.pack_id, self.job.attempt, text)
-        self.state: State = self.program.init(self.hyper)
-        if found is None:
-            self.state, notes = initial_state(self.job, self.program, self.state)
-            for text in notes:
-                yield Note(self.job.pack_id, self.job.attempt, text)
-        self.best: dict[str, Any] = jax.tree.map(jnp.copy, _model_of(self.state))  # `train` uses its state up
-        self.best_accuracy = np.full(len(self.ids), -1.0)
+        notes = self.begin(initial=found is None)
+        for text in notes:
+            yield Note(self.job.pack_id, self.job.attempt, text)
         if found is None:
             return
         _, flat, meta = found
@@ -114,6 +129,18 @@ class _PackRun:
         self.rows, self.best_accuracy = meta["rows"], np.asarray(meta["best_accuracy"])
         if self.rows:  # the controller may have missed them; it takes each (trial, epoch) once
             yield EpochDone(self.job.pack_id, self.job.attempt, self.rows)
+
+    def begin(self, *, initial: bool = True) -> list[str]:
+        """The state of step 0; without `initial` only its structure counts. Returns what there is to tell."""
+        self.state = self.program.init(self.hyper)
+        notes: list[str] = []
+        if initial and self._start is not None:
+            self.state = started(self.state, self._start)
+        elif initial:
+            self.state, notes = initial_state(self.job, self.program, self.state)
+        self.best = jax.tree.map(jnp.copy, _model_of(self.state))  # `train` uses its state up
+        self.best_accuracy = np.full(len(self.ids), -1.0)
+        return notes
 
     def learn(self, should_stop: Callable[[], bool]) -> Generator[Event, None, bool]:
         """Fetch what the students learn from; the generator's value is false if it was stopped before."""
@@ -175,26 +202,31 @@ class _PackRun:
     def finish_epoch(self) -> EpochDone:
         """Evaluate on the held-out images, remember the best networks, begin the next epoch."""
         program = self.program
-        figures = program.evaluate(self.state, "validation")
-        accuracy = np.asarray([classification_metrics(c.T)["accuracy"] for c in figures["confusion"]])
-        better = accuracy > self.best_accuracy
-        self.best = program.keep_best(self.best, _model_of(self.state), jnp.asarray(better))
-        self.best_accuracy = np.where(better, accuracy, self.best_accuracy)
         losses = np.asarray(self.state["loss_sum"]) / self.step
         last = self.epoch * program.steps_per_epoch + self.step - 1
         stage, factor = program.stage_at(last), program.learning_rate_factor(last)
         images = self._timed_steps * program.batch_size * len(self.ids)
-        rows = [
-            {"trial": trial, "epoch": self.epoch + 1, "train_loss": _finite(losses[i]), "val_loss": _finite(figures["loss"][i]),
-             "val_accuracy": float(accuracy[i]), "val_top5_accuracy": _top5(figures, i),
-             "learning_rate": optimizer_of(config.train, stage).learning_rate * factor,
-             "images_per_second": images / self._timed_seconds if self._timed_steps else None}
-            for i, (trial, config) in enumerate(zip(self.ids, self.configs, strict=True))
-        ]  # fmt: skip
+        rows = self.evaluate_epoch(self.epoch + 1)
+        for row, loss, config in zip(rows, losses, self.configs, strict=True):
+            row |= {"train_loss": _finite(loss), "learning_rate": optimizer_of(config.train, stage).learning_rate * factor,
+                    "images_per_second": images / self._timed_seconds if self._timed_steps else None}  # fmt: skip
         self.rows = [*self.rows, *rows]
         self.state = {**self.state, "loss_sum": jnp.zeros_like(self.state["loss_sum"])}
         self.epoch, self.step = self.epoch + 1, 0
         return EpochDone(self.job.pack_id, self.job.attempt, rows)
+
+    def evaluate_epoch(self, epoch: int) -> list[dict[str, Any]]:
+        """A row for each trial with its figures on the held-out images; the best networks are remembered."""
+        figures = self.program.evaluate(self.state, "validation")
+        accuracy = np.asarray([classification_metrics(c.T)["accuracy"] for c in figures["confusion"]])
+        better = accuracy > self.best_accuracy
+        self.best = self.program.keep_best(self.best, _model_of(self.state), jnp.asarray(better))
+        self.best_accuracy = np.where(better, accuracy, self.best_accuracy)
+        return [
+            {"trial": trial, "epoch": epoch, "val_loss": _finite(figures["loss"][i]),
+             "val_accuracy": float(accuracy[i]), "val_top5_accuracy": _top5(figures, i)}
+            for i, trial in enumerate(self.ids)
+        ]  # fmt: skip
 
     def results(self) -> dict[str, dict[str, Any]]:
         """Final figures on the test set; writes the networks."""
@@ -224,6 +256,17 @@ class _PackRun:
                 "confusion_matrix": test["confusion"][i].tolist(),
             }  # fmt: skip
         return results
+
+
+def started(state: State, model: Model) -> State:
+    """The state of step 0 with given weights in every trial; what the network has besides stays as it begins."""
+    given = by_name(model)
+
+    def leaf(path: tuple[Any, ...], own: jax.Array) -> jax.Array:
+        array = given.get(name_of(path))
+        return own if array is None else jnp.broadcast_to(jnp.asarray(array, own.dtype), own.shape)
+
+    return {**state, **jax.tree_util.tree_map_with_path(leaf, _model_of(state))}
 
 
 def _model_of(state: State) -> Model:

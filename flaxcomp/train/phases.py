@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from flaxcomp import distill
+from flaxcomp.errors import UserError
 from flaxcomp.models.abstract import abstract
 from flaxcomp.sweep.spec import Distill, Optimizer, Phase, Train, TrialConfig
 from flaxcomp.train.hints import Bridge, upstream
@@ -66,10 +67,12 @@ def stages(config: TrialConfig, shape: Shape, classes: int, steps_per_epoch: int
         bridge: of the hints, where there are any.
 
     Raises:
-        UserError: a pattern matches no parameter.
+        UserError: a pattern matches no parameter, or hints alone would last as long as the training.
     """
     train = config.train
     alone = config.distill.hint.epochs if config.distill and config.distill.hint else 0
+    if alone and not train.phases and alone >= train.epochs:
+        raise UserError(f"distill.hint.epochs must be less than the {train.epochs} of the training, got {alone}")
     hints: Literal["", "beside"] = "beside" if bridge is not None and not alone else ""
     if not train.phases:
         first, last = alone * steps_per_epoch, train.epochs * steps_per_epoch

@@ -24,19 +24,22 @@ from flaxcomp.models import layers, registry
 from flaxcomp.models.abstract import abstract
 from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.train import hints
+from flaxcomp.train.batches import in_batches
 from flaxcomp.train.hints import Bridge, output_of, recording
 from flaxcomp.train.hooks import Hooks
 from flaxcomp.train.inputs import input_shape, normalise
 from flaxcomp.train.lessons import Classroom, Lesson, Lessons, Seen
-from flaxcomp.train.optimizers import make_optimizer
+from flaxcomp.train.optimizers import make_optimizer, updated
 from flaxcomp.train.phases import Stage, stacked, stages
 from flaxcomp.train.resident import Resident
+from flaxcomp.train.variant import PLAIN, Variant
 
 Tree = Any  # a pytree of arrays
-State = dict[str, Tree]  # params, stats, opt, loss_sum; hint: the regressor's params and opt, where there are hints
+# params, stats, opt, loss_sum; perhaps mask, what the parameters are multiplied by after each step, and hint, {params, opt} of
+# the regressor
+State = dict[str, Tree]
 Model = dict[str, Tree]  # params, stats
 
-EVALUATION_BATCH = 500
 _TOP = 5
 
 # Streams of randomness of one trial; a name keeps its number for ever, or old trials could not be repeated.
@@ -59,6 +62,7 @@ class Program:
         data: the data set.
         teachers: the programs of the teachers, in the order of `distill.teachers`, where their networks may be asked
             (`flaxcomp.train.lessons.Networks`) and not their logits alone.
+        variant: what the training does besides.
         execution: `vmap` computes a step of all trials at once, `map` trains one trial after the other inside the
             program, whose small state then stays in the processor's cache.
     """
@@ -68,9 +72,11 @@ class Program:
         config: TrialConfig,
         data: Resident,
         teachers: Sequence["Program"] = (),
+        variant: Variant = PLAIN,
         execution: Literal["vmap", "map"] | None = None,
     ) -> None:
         self.config, self.data, self.info = config, data, data.info
+        self._variant = variant
         self.execution = execution or ("map" if jax.default_backend() == "cpu" else "vmap")
         spec = config.dataset
         usable = min(len(data.train_images), spec.train_limit or len(data.train_images))
@@ -189,7 +195,7 @@ class Program:
             def batch(index: jax.Array) -> jax.Array:
                 return self.network(model, change(images[index].astype(jnp.float32), way))
 
-            out: jax.Array = _in_batches(batch, index)
+            out: jax.Array = in_batches(batch, index)
             return out[: len(index)]
 
         jitted = jax.jit(self._traced(logits))
@@ -256,17 +262,16 @@ class Program:
         key = jax.random.fold_in(jax.random.key(hyper["seed"]), _INITIAL)
         _, params, stats = nnx.split(self._build(key), nnx.Param, ...)  # type: ignore[misc]
         params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
-        state = {"params": params, "stats": stats, "loss_sum": jnp.zeros((), jnp.float32)}
-        if self.bridge is not None:
-            own = jax.random.fold_in(jax.random.key(hyper["seed"]), _HINT)
-            state["hint"] = {"params": self.bridge.regressor(own)}
-        return self._begin(self.stages[0], state, hyper)
+        return self._begin(self.stages[0], {"params": params, "stats": stats, "loss_sum": jnp.zeros((), jnp.float32)}, hyper)
 
     def _begin(self, stage: Stage, state: State, hyper: Tree) -> State:
         optimizer = make_optimizer(stage.optimizer, hyper)
-        if "hint" in state:
-            state = {**state, "hint": {**state["hint"], "opt": optimizer.init(state["hint"]["params"])}}
-        return {**state, "opt": optimizer.init(stage.pick(state["params"]))}
+        begun = {**state, "opt": optimizer.init(stage.pick(state["params"]))}
+        if self.bridge is not None:
+            own = jax.random.fold_in(jax.random.key(hyper["seed"]), _HINT)
+            regressor = state["hint"]["params"] if "hint" in state else self.bridge.regressor(own)
+            begun["hint"] = {"params": regressor, "opt": optimizer.init(regressor)}
+        return begun
 
     def _order(self, hyper: dict[str, jax.Array], epoch: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(hyper["seed"]), _ORDER), epoch)
@@ -305,17 +310,22 @@ class Program:
                     total = sum((self._auxiliary_weight * loss_of(logits) for logits in auxiliary), loss_of(main))
                 if self.bridge is not None and lesson is not None and lesson.hint is not None and output.hint is not None:
                     total += hyper["hint_weight"] * self.bridge.error(regressor, output.hint, lesson.hint).mean()
+                if self._variant.penalty is not None:
+                    total = total + self._variant.penalty(params, before)
                 return self._hooks.penalised(total, params, before, number), output.stats
 
             trained, regressor = stage.pick(state["params"]), state.get("hint", {}).get("params", {})
             (value, stats), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(trained, regressor)
             rate = hyper["learning_rate"] * stage.rate(number)
-            trained, opt = _updated(optimizer, rate, trained, gradients[0], state["opt"])
-            after = {**state, "params": stage.put(state["params"], trained), "stats": stats, "opt": opt}
+            trained, opt = updated(optimizer, rate, trained, gradients[0], state["opt"])
+            params = stage.put(state["params"], trained)
+            if "mask" in state:  # so that what is masked stays out as if it were not there
+                params = jax.tree.map(jnp.multiply, params, state["mask"])
+            after = {**state, "params": params, "stats": stats, "opt": opt, "loss_sum": state["loss_sum"] + value}
             if stage.hints:
-                learned = _updated(optimizer, rate, regressor, gradients[1], state["hint"]["opt"])
+                learned = updated(optimizer, rate, regressor, gradients[1], state["hint"]["opt"])
                 after["hint"] = dict(zip(("params", "opt"), learned, strict=True))
-            return {**after, "loss_sum": state["loss_sum"] + value}
+            return after
 
         trained: State = jax.lax.fori_loop(first, last, step, state)
         return trained
@@ -329,7 +339,7 @@ class Program:
             return logits.argmax(-1), loss, rank < _TOP
 
         n, classes = len(index), self.info.num_classes
-        predicted, loss, among_top = _in_batches(batch, index)
+        predicted, loss, among_top = in_batches(batch, index)
         confusion = jnp.zeros((classes, classes), jnp.int32).at[labels[index], predicted[:n]].add(1)
         figures = {"confusion": confusion, "loss": loss[:n].mean()}
         return figures if classes <= _TOP else figures | {"top5": among_top[:n].sum()}
@@ -396,20 +406,3 @@ class _Output(NamedTuple):
     logits: list[jax.Array]
     stats: Tree
     hint: jax.Array | None
-
-
-def _updated(
-    optimizer: optax.GradientTransformation, rate: jax.Array, params: Tree, gradient: Tree, state: Tree
-) -> tuple[Tree, Tree]:
-    """Parameters and the optimizer's state after a step."""
-    update, after = optimizer.update(gradient, state, params)
-    return jax.tree.map(lambda p, u: p - rate * u, params, update), after
-
-
-def _in_batches(function: Callable[[jax.Array], Any], index: jax.Array) -> Any:
-    """Apply `function` to batches of `index`, [n]; returns results [>= n, ...], the rest of the last batch being repeats."""
-    n = len(index)
-    size = min(EVALUATION_BATCH, n)
-    batches = jnp.resize(index, (-(-n // size), size))
-    results = jax.lax.map(function, batches)
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)

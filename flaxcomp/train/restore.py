@@ -1,6 +1,7 @@
 """A finished trial's network, ready to be called or exported."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,3 +37,18 @@ def load_model(folder: Path, config: TrialConfig, info: DatasetInfo) -> nnx.Modu
     model = registry.ship(nnx.merge(graph, params, stats), config.model, shape, classes)
     model.eval()
     return model
+
+
+def weights_of(network: nnx.Module) -> dict[str, Any]:
+    """The parameters, and everything else, of a network as nested dictionaries of NumPy arrays: {"params", "stats"}."""
+    _, params, rest = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
+    weights: dict[str, Any] = jax.device_get({"params": nnx.to_pure_dict(params), "stats": nnx.to_pure_dict(rest)})
+    return weights
+
+
+def with_weights(network: nnx.Module, weights: dict[str, Any]) -> nnx.Module:
+    """The network with other weights, as `weights_of` gives them."""
+    graph, _, _ = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
+    params, stats = jax.tree.map(jnp.asarray, (weights["params"], weights["stats"]))
+    changed: nnx.Module = nnx.merge(graph, params, stats)
+    return changed

@@ -36,6 +36,9 @@ class FakeCatalog:
         usable = min(1000, dataset.train_limit or 1000)
         return Images(1000, usable - usable // 10, 28, 20, 10)
 
+    def labels(self, dataset: str) -> tuple[str, ...]:
+        return tuple("0123456789")
+
     def canonical_model(self, model: dict[str, Any]) -> dict[str, Any]:
         name = model["name"]
         if name not in DEFAULTS:

@@ -88,7 +88,7 @@ def test_reads_files(tmp_path) -> None:
         (
             "parameters:\n  resources.pack: {value: 1}",
             7,
-            "unknown key 'resources'. Known: dataset, distill, model, seed, train.",
+            "unknown key 'resources'. Known: cramnet, dataset, distill, model, morphnet, prune,",
         ),
         ("parameters:\n  distill.teacher.train.epocs: {value: 1}", 7, "Did you mean 'epochs'?"),
         ("parameters:\n  seed: {vals: [1]}", 7, "unknown key 'vals' in the parameter seed. Did you mean 'values'?"),

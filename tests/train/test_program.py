@@ -13,8 +13,9 @@ from flaxcomp.data.arrays import Arrays, load
 from flaxcomp.errors import UserError
 from flaxcomp.sweep.ids import signature
 from flaxcomp.sweep.spec import Augment, Dataset, Distill, Optimizer, Schedule, Train, TrialConfig
+from flaxcomp.train.batches import in_batches
 from flaxcomp.train.lessons import Networks, Table
-from flaxcomp.train.program import Program, _in_batches
+from flaxcomp.train.program import Program
 from flaxcomp.train.resident import Resident
 
 IMAGES = 640
@@ -226,7 +227,7 @@ def test_two_images_are_enough(run: Any) -> None:
 @pytest.mark.parametrize("n", [1, 499, 500, 501, 1250])
 def test_evaluation_goes_over_every_image_in_order(n: int) -> None:
     index = jnp.arange(n, dtype=jnp.int32)[::-1]
-    squares = _in_batches(lambda batch: batch * batch, index)
+    squares = in_batches(lambda batch: batch * batch, index)
     np.testing.assert_array_equal(squares[:n], np.arange(n)[::-1] ** 2)
 
 

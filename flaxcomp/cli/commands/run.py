@@ -38,6 +38,7 @@ def command(ctx: click.Context, sweep: Path, out: Path | None, executor: Literal
     """
     from flaxcomp.checkpoint.weights import keep
     from flaxcomp.cli.catalog import RoomCatalog
+    from flaxcomp.cli.methods import check_methods
     from flaxcomp.cli.pools import pool_file
     from flaxcomp.cli.sweeps import given_sweep
     from flaxcomp.schedule.run_folder import check_writable
@@ -56,6 +57,7 @@ def command(ctx: click.Context, sweep: Path, out: Path | None, executor: Literal
     pool = pool_file(loaded, given.file, frozen=given.run.pool_file if given.run else None)
     paths = RunPaths.at(out) if out else given.run or RunPaths.at(Path("runs") / loaded.sweep.name)
     check_writable(paths)
+    check_methods(trials)
     for content, source in catalog.sources().items():
         keep(source, content, paths.weights(content))
     from flaxcomp.cli.training import Wanted, make_executor, train

@@ -246,6 +246,14 @@ def masked(network: nnx.Module, cut: Cut) -> nnx.Module:
     return result
 
 
+def mask_of(network: nnx.Module, cut: Cut) -> dict[Any, Any]:
+    """Ones, and zeros where `masked` puts them, in the structure of the network's parameters; for `Fit.state`."""
+    graph, params, rest = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
+    ones = nnx.merge(graph, jax.tree.map(jnp.ones_like, params), rest)
+    mask: dict[Any, Any] = jax.device_get(nnx.to_pure_dict(nnx.state(masked(ones, cut), nnx.Param)))
+    return mask
+
+
 def is_nested(less: Mapping[str, Ids], more: Mapping[str, Ids]) -> bool:
     """Whether the kept channels `less` are all among `more`, as deterministic criteria have it when the ratio falls."""
     return all(np.isin(kept, more[name]).all() for name, kept in less.items())

@@ -1,0 +1,61 @@
+"""Refuses methods of compression that a network makes impossible, before anything is trained. Run as a program, it checks.
+
+That needs JAX, which this process leaves to the workers: it would take the accelerator's memory from them.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from flaxcomp.errors import UserError
+from flaxcomp.sweep.ids import method_of
+from flaxcomp.sweep.spec import TrialConfig
+
+if TYPE_CHECKING:
+    from flaxcomp.sweep.expand import Trial
+
+_REFUSED = 3  # exit code
+
+
+def check_methods(trials: "Iterable[Trial]") -> None:
+    """Ask each method about one trial of each kind.
+
+    Raises:
+        UserError: the first refusal.
+    """
+    examples = {trial.signature: trial.config for trial in trials if method_of(trial.config)}
+    if not examples:
+        return
+    asked = subprocess.run(
+        [sys.executable, "-m", __name__], input=msgspec.json.encode(list(examples.values())), capture_output=True, check=False,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    if asked.returncode == _REFUSED:
+        raise UserError(asked.stdout.decode())
+    if asked.returncode:
+        raise RuntimeError(f"the methods of compression could not be checked:\n{asked.stderr.decode()}")
+
+
+def main() -> None:
+    """Read a JSON list of configurations; print the first refusal."""
+    from flaxcomp.compress.run import load_method
+    from flaxcomp.data import catalog
+    from flaxcomp.train.inputs import input_shape
+
+    for config in msgspec.json.decode(sys.stdin.buffer.read(), type=list[TrialConfig]):
+        info = catalog.outline(config.dataset.name)
+        name = method_of(config)
+        assert name is not None
+        try:
+            load_method(name).check(config, input_shape(config.dataset, info), info.num_classes)
+        except UserError as error:
+            sys.stdout.write(str(error))
+            raise SystemExit(_REFUSED) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""A trial whose network is made smaller: find the smaller network, then train it as any other."""
+
+import importlib
+import json
+import time
+from collections.abc import Callable, Generator, Iterator
+from typing import cast
+
+from msgspec.structs import replace
+
+from flaxcomp import durable
+from flaxcomp.compress.method import Found, Method, Workshop, as_plain, job_of
+from flaxcomp.models import registry
+from flaxcomp.sweep import ids
+from flaxcomp.sweep.compression.retraining import Retraining
+from flaxcomp.sweep.spec import Train
+from flaxcomp.train.fit import Stop
+from flaxcomp.train.job import Event, Finished, PackJob, Stopped
+from flaxcomp.train.pack import Trainer
+from flaxcomp.train.variant import PLAIN
+
+_FOUND = "found"  # what a search ended with, as `Workshop.keep_model` calls it
+
+
+def load_method(name: str) -> Method:
+    """The method of a block."""
+    return cast(Method, importlib.import_module(f"flaxcomp.compress.{name}.method"))
+
+
+def train(trainer: Trainer, job: PackJob, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    """Yield what happens to the one trial of a pack; see `Trainer.train`.
+
+    A search that was interrupted goes on from what it has kept, and one that has ended is not repeated.
+    """
+    workshop = Workshop(trainer, job, should_stop)
+    name = ids.method_of(workshop.config)
+    assert name is not None
+    method = load_method(name)
+    variant = method.variant(workshop.config) if hasattr(method, "variant") else PLAIN
+    try:
+        found, seconds = yield from _search(workshop, method)
+    except Stop:
+        yield Stopped(job.pack_id, job.attempt)
+        return
+    config = replace(workshop.plain, model=found.model, train=retraining(workshop.plain.train, getattr(workshop.config, name)))
+    inner = job_of(job, workshop.trial, config)
+    more = found.figures | {"search_seconds": seconds}
+    if not found.trains:
+        assert found.weights is not None, f"{name} found a network that needs no training, and no weights"
+        results = trainer.finish(inner, found.weights, variant)
+        _write(workshop, found)
+        yield Finished(job.pack_id, job.attempt, {workshop.trial: results[workshop.trial] | more})
+        return
+    for event in trainer.train(inner, should_stop, found.weights, variant):
+        if isinstance(event, Finished):
+            _write(workshop, found)
+            yield Finished(job.pack_id, job.attempt, {workshop.trial: event.results[workshop.trial] | more})
+        else:
+            yield event
+
+
+def retraining(train: Train, block: Retraining) -> Train:
+    """How the smaller network trains: as the trial says, but for what the method's block says, and from no foreign weights."""
+    train = replace(train, init_from=None)
+    if block.epochs is not None:
+        train = replace(train, epochs=block.epochs, phases=())
+    if block.learning_rate is None:
+        return train
+    phases = tuple(replace(p, optimizer=replace(p.optimizer, learning_rate=block.learning_rate)) for p in train.phases)
+    return replace(train, optimizer=replace(train.optimizer, learning_rate=block.learning_rate), phases=phases)
+
+
+def _search(workshop: Workshop, method: Method) -> Generator[Event, None, tuple[Found, float]]:
+    """The method's result and the seconds that this attempt, or the one that ended it, took."""
+    kept = workshop.kept_model(_FOUND)
+    if kept is not None:
+        model, meta = kept
+        seconds: float = meta["seconds"]
+        weights = model if meta["has_weights"] else None
+        return Found(meta["model"], weights, meta["figures"], meta["details"], meta["trains"]), seconds
+    began = time.monotonic()
+    method.check(workshop.config, workshop.shape, workshop.classes)
+    found = yield from method.search(workshop)
+    seconds = time.monotonic() - began
+    meta = {"model": found.model, "figures": found.figures, "details": found.details, "trains": found.trains,
+            "has_weights": found.weights is not None, "seconds": seconds}  # fmt: skip
+    workshop.keep_model(_FOUND, found.weights or {"params": {}, "stats": {}}, as_plain(meta))
+    return found, seconds
+
+
+def _write(workshop: Workshop, found: Found) -> None:
+    """Say beside the weights what network they are of, before the trial counts as finished."""
+    model = registry.canonical(found.model)
+    durable.write_text(workshop.paths.network_file(workshop.trial), json.dumps({"model": model}))
+    details = {"figures": found.figures, "details": found.details}
+    durable.write_text(workshop.paths.compression_file(workshop.trial), json.dumps(as_plain(details)))
