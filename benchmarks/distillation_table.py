@@ -58,8 +58,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for line in lines:
         gained = "-" if line.gained is None else f"{line.gained:+.2f}"
-        print(f"| {line.student} | {line.teachers or 'labels alone'} | {line.options or '-'} | {_spread(line.validation)} | {gained} |"
-              f" {_spread(line.test)} | {line.test.count} |")  # fmt: skip
+        told = [line.student, line.teachers or "labels alone", line.options or "-"]
+        print(f"| {' | '.join(told)} | {_spread(line.validation)} | {gained} | {_spread(line.test)} | {line.test.count} |")
     unfinished = sum(row["status"] != "finished" for row in trials)
     print(f"\n{len(trials) - unfinished} of {len(trials)} trainings have finished. Published {PUBLISHED.rstrip()}")
 
