@@ -1,5 +1,7 @@
 """What a distillation's options make together: those without effect, and those that no student can learn by."""
 
+import math
+
 import msgspec
 from msgspec.structs import replace
 
@@ -26,7 +28,8 @@ def of_teachers(value: Distill, teachers: tuple[str, ...]) -> Distill:
     if value.weights and len(value.weights) != len(teachers):
         raise UserError(f"distill.weights must be one for each of {len(teachers)} teachers, got {len(value.weights)}")
     order = sorted(range(len(teachers)), key=teachers.__getitem__)
-    weights = tuple(value.weights[i] / sum(value.weights) for i in order) if len(set(value.weights)) > 1 else ()
+    total = math.fsum(value.weights)  # of any order the same
+    weights = tuple(value.weights[i] / total for i in order) if len(set(value.weights)) > 1 else ()
     return replace(value, teacher=teachers[0] if len(teachers) == 1 else tuple(teachers[i] for i in order), weights=weights)
 
 
