@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "flaxcomp"
 # What every room may look into. `sweep.spec` and `store.paths` are vocabulary: plain structs and file names.
 EVERYBODY = {"flaxcomp.errors", "flaxcomp.durable", "flaxcomp.sweep.spec", "flaxcomp.sweep.kinds", "flaxcomp.store.paths"}
 ARROWS = {
-    "sweep": set(),
+    "sweep": {"distill"},
     "store": {"sweep"},
     "data": set(),
     "models": set(),

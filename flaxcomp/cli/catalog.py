@@ -40,7 +40,8 @@ class RoomCatalog:
         info = self._info(dataset.name)
         usable = min(info.train_size, dataset.train_limit or info.train_size)
         height, width, _ = info.image_shape
-        return Images(info.train_size, usable - catalog.held_out(usable, dataset.validation.fraction), height, width)
+        training = usable - catalog.held_out(usable, dataset.validation.fraction)
+        return Images(info.train_size, training, height, width, info.num_classes)
 
     def labels(self, dataset: str) -> tuple[str, ...]:
         return self._info(dataset).labels

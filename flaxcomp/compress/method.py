@@ -19,12 +19,13 @@ from flaxcomp.store.paths import RunPaths
 from flaxcomp.sweep import ids
 from flaxcomp.sweep.compression import METHODS
 from flaxcomp.sweep.spec import TrialConfig
-from flaxcomp.train.fit import Fit
+from flaxcomp.train.fit import Fit, Stop
 from flaxcomp.train.found import as_trained
 from flaxcomp.train.job import Event, Note, PackJob
 from flaxcomp.train.pack import Trainer
 from flaxcomp.train.program import Model, Program
 from flaxcomp.train.restore import load_model, weights_of
+from flaxcomp.train.teachers import StoppedError
 from flaxcomp.train.variant import PLAIN, Variant
 
 Shape = tuple[int, int, int]
@@ -140,8 +141,12 @@ class Workshop:
     def fit(self, config: TrialConfig | None = None, variant: Variant = PLAIN) -> Fit:
         """Short trainings of networks of the source's architecture, or of a configuration's (`plain` with changes)."""
         job = self._job_of(config)
-        lessons, teachers = self._trainer.teachers.lessons(job)
-        return Fit(self._trainer.program(job, variant), job.configs[self.trial], lessons, teachers[0], self.should_stop)
+        program, teachers = self._trainer.program(job, variant), self._trainer.teachers
+        try:
+            lessons = teachers.lessons(job, program, self.should_stop)
+        except StoppedError:
+            raise Stop from None
+        return Fit(program, job.configs[self.trial], lessons, teachers.places(job)[0], self.should_stop)
 
     def note(self, text: str) -> Event:
         """A line for the run's log; yield it."""

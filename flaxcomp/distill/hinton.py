@@ -5,7 +5,7 @@ import optax
 
 
 def loss(
-    student: jax.Array, teacher: jax.Array, labels: jax.Array, temperature: jax.Array, hard_weight: jax.Array
+    student: jax.Array, teacher: jax.Array, labels: jax.Array, *, temperature: jax.Array, hard_weight: jax.Array
 ) -> jax.Array:
     """lambda CE(labels, y) + (1 - lambda) T^2 CE(q_T, y_T), where q_T and y_T are the softmaxes at temperature T.
 

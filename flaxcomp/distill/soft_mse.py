@@ -3,12 +3,10 @@
 import jax
 
 
-def loss(
-    student: jax.Array, teacher: jax.Array, labels: jax.Array, temperature: jax.Array, hard_weight: jax.Array
-) -> jax.Array:
+def loss(student: jax.Array, teacher: jax.Array, labels: jax.Array, *, temperature: jax.Array) -> jax.Array:
     """sum_i (y_i - q_i)^2 with y and q the student's and the teacher's softmax at the same temperature T.
 
-    Labels and `hard_weight` are not used: the study's students see soft targets only.
+    Labels are not used: the study's students see soft targets only.
 
     Args:
         student, teacher: logits [n, m].
@@ -17,6 +15,6 @@ def loss(
     Returns:
         [n].
     """
-    del labels, hard_weight
+    del labels
     error = jax.nn.softmax(student / temperature) - jax.nn.softmax(teacher / temperature)
     return (error**2).sum(-1)

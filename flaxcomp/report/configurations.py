@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flaxcomp.report.statistics import configuration
+from flaxcomp.report.statistics import configuration, teachers_of
 from flaxcomp.store.frame import Row, RunFrame
 
 _SHORT = {
@@ -52,7 +52,7 @@ class Naming:
         if value is None:
             return HARD_TARGETS if column == "distill.teacher" else "–"
         if column == "distill.teacher":
-            return self.teachers.get(value, str(value))
+            return " + ".join(self.teachers.get(teacher, str(teacher)) for teacher in teachers_of(row))
         return f"{value:g}" if isinstance(value, float) else str(value)
 
     def label(self, row: Mapping[str, Any], without: Sequence[str] = (), seed: bool = False) -> str:

@@ -60,7 +60,8 @@ def summarise(values: Iterable[float]) -> Summary:
 def comp_rate(row: Mapping[str, Any], trials: Sequence[Row]) -> float | None:
     """CompRate = (D - d) / D over trainable weights: the share that the row's model saves against its reference.
 
-    The reference is the row's teacher (`distill.teacher`) if it is among the trials, else the largest model of the run.
+    The reference is the row's teacher (`distill.teacher`), several teachers together, if among the trials; else the largest
+    model of the run.
     For many rows use `comp_rates`.
     """
     return comp_rates([row], trials)[0]
@@ -73,9 +74,17 @@ def comp_rates(rows: Sequence[Mapping[str, Any]], trials: Sequence[Row]) -> list
     rates: list[float | None] = []
     for row in rows:
         own = row.get("trainable_params")
-        reference = sizes.get(row.get("distill.teacher"), largest)
+        teachers = teachers_of(row)
+        known = teachers and all(teacher in sizes for teacher in teachers)
+        reference = sum(sizes[teacher] for teacher in teachers) if known else largest
         rates.append((reference - own) / reference if is_number(own) and reference else None)
     return rates
+
+
+def teachers_of(row: Mapping[str, Any]) -> list[str]:
+    """The ids of a trial's teachers."""
+    given = row.get("distill.teacher")
+    return list(given) if isinstance(given, list | tuple) else [given] if given else []
 
 
 def configuration(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class Controller:
     def _prepare(self) -> None:
         self._by_id = {trial.id: trial for trial in self.trials}
         self._needed = {need for trial in self.trials for need in trial.needs}
-        self._teaching = {trial.config.distill.teacher for trial in self.trials if trial.config.distill}
+        self._teaching = {teacher for trial in self.trials if trial.config.distill for teacher in trial.config.distill.teachers}
         self.store.add_trials(self._lease, self.trials)
         self._statuses = self.store.statuses()
         self._size_limit = {signature: self._smaller(*found) for signature, found in self.store.too_large().items()}
@@ -149,7 +149,7 @@ class Controller:
 
     def _job(self, pack: Pack) -> PackJob:
         configs = {trial: self._config(trial) for trial in pack.trial_ids}
-        teachers = {c.distill.teacher: self._config(c.distill.teacher) for c in configs.values() if c.distill}
+        teachers = {t: self._config(t) for c in configs.values() if c.distill for t in c.distill.teachers}
         teaches = tuple(trial for trial in pack.trial_ids if trial in self._teaching)
         return PackJob(str(self.paths.root), pack.id, 0, pack.signature, configs, teachers, teaches)
 

@@ -75,7 +75,7 @@ class Trimmer:
 
     def _kinds(self) -> list[Callable[[str], Path]]:
         """The parts of a trial that `keep` does not name, what is missed least first."""
-        kinds: list[Callable[[str], Path]] = [self._paths.teacher_logits]  # can be computed again
+        kinds: list[Callable[[str], Path]] = [self._paths.teacher_memos, self._paths.teacher_logits]  # can be computed again
         if "best" not in self._keep:
             kinds.append(self._paths.best_model)
         if "latest" not in self._keep:

@@ -90,6 +90,14 @@ class RunPaths:
         """What Distill-Net has seen in a trained network, a file a class, for all trials that are made from it."""
         return self.trial(trial_id) / "heat_maps"
 
+    def teacher_memo(self, trial_id: str, key: str) -> Path:
+        """A teacher's logits of training images changed in each possible way, a file a way (`flaxcomp.train.memo`)."""
+        return self.teacher_memos(trial_id) / key
+
+    def teacher_memos(self, trial_id: str) -> Path:
+        """All memos of a teacher."""
+        return self.trial(trial_id) / "memo"
+
     @property
     def artifacts(self) -> Path:
         return self.root / "artifacts"

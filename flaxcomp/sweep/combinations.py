@@ -6,10 +6,10 @@ import msgspec
 from msgspec.structs import replace
 
 from flaxcomp.sweep.document import Node
-from flaxcomp.sweep.spec import Dataset, Distill, Optimizer, Phase, Schedule, Train
+from flaxcomp.sweep.spec import Dataset, Optimizer, Phase, Schedule, Train
 from flaxcomp.sweep.trial import Images
 
-Named = TypeVar("Named", Optimizer, Schedule, Distill)
+Named = TypeVar("Named", Optimizer, Schedule)
 
 # What each choice reads of the options that not all of its kind read.
 OPTIMIZERS: dict[str, frozenset[str]] = {
@@ -23,7 +23,6 @@ SCHEDULES: dict[str, frozenset[str]] = {
     "multi_step": frozenset({"milestones", "factor"}),
     "exponential": frozenset({"factor", "every_epochs"}),
 }
-LOSSES: dict[str, frozenset[str]] = {"soft_mse": frozenset(), "hinton": frozenset({"hard_weight"})}
 
 
 def effective_train(train: Train) -> Train:
@@ -33,11 +32,6 @@ def effective_train(train: Train) -> Train:
         augment = replace(augment, pad_mode=type(augment)().pad_mode)
     return replace(train, **_effective_rate(train), augment=augment,
                    phases=tuple(replace(phase, **_effective_rate(phase)) for phase in train.phases))  # fmt: skip
-
-
-def effective_distill(distill: Distill) -> Distill:
-    """The same distillation with what its loss does not read at its default."""
-    return _effective(distill, distill.loss, LOSSES)
 
 
 def check_dataset(dataset: Dataset, images: Images, node: Node) -> None:

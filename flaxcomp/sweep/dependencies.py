@@ -83,5 +83,7 @@ def _needs(training: Any) -> Iterator[tuple[Route, Any]]:
         value = training
         for step in link:
             value = value.get(step) if isinstance(value, dict) else None
-        if value is not None:
+        if isinstance(value, list):
+            yield from (((*link, index), item) for index, item in enumerate(value))
+        elif value is not None:
             yield link, value

@@ -95,6 +95,7 @@ def expand(loaded: LoadedSweep, catalog: Catalog, tally: Tally | None = None) ->
                 if trial_id in seen:
                     tally.repeated += 1
                     continue
+                resolver.check(parts)
                 for ancestor in parts.ancestors:
                     if ancestor.id not in seen:
                         seen.add(ancestor.id)

@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from flaxcomp import distill
 from flaxcomp.sweep.compression import METHODS
-from flaxcomp.sweep.spec import Distill, Optimizer, Schedule, Train, TrialConfig
+from flaxcomp.sweep.spec import Distill, Hint, Optimizer, Schedule, Train, TrialConfig
 
 RECIPE_VERSION = 1  # raised when the same configuration no longer trains to the same result
 DENSE_SECTIONS = ("dataset", "distill", "model", "seed", "train")  # of a configuration
@@ -21,12 +22,18 @@ SECTIONS = (*DENSE_SECTIONS, *METHODS, "source")
 
 # A compiled program takes these as inputs, so trials that differ in them alone can train in one pack.
 OPTIMIZER_INPUTS = ("learning_rate", "weight_decay", "momentum", "beta1", "beta2", "decay", "epsilon")
-DISTILL_INPUTS = ("temperature", "hard_weight")  # hard_weight is `lambda` in the file
+DISTILL_INPUTS = (*distill.options(), "weights")
+# The columns of those, as a file has them, and of what changes no result.
+DISTILL_INPUT_COLUMNS = frozenset(
+    {f"distill.{field.encode_name}" for field in msgspec.structs.fields(Distill) if field.name in (*DISTILL_INPUTS, "memoise")}
+    | {"distill.hint.weight"}
+)
 
 _ID_LENGTH = 16
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(TrialConfig)}
 _OPTIMIZER_DEFAULTS = {name: getattr(Optimizer(), name) for name in OPTIMIZER_INPUTS}
 _DISTILL_DEFAULTS = {name: getattr(Distill(teacher=""), name) for name in DISTILL_INPUTS}
+_HOW = {"memoise": Distill(teacher="").memoise}  # how a student is served, not what it learns: of no trial's id
 
 
 def canonical(config: TrialConfig) -> bytes:
@@ -46,9 +53,9 @@ def trial_id(config: TrialConfig, fingerprint: str) -> str:
 def signature(config: TrialConfig) -> str:
     """The compile signature: equal for trials that one compiled program can train.
 
-    Left out are the seed, the initial weights, the optimizers' and the distillation's numbers, and the teacher when nothing is
-    augmented at random, for then its logits over the training set are an input as well. Trials with a method of compression
-    find their programs one by one: equal signatures say only that they are of one kind.
+    Left out are the seed, the initial weights, the optimizers' and the distillation's numbers, and the teacher when its logits
+    over the training set are an input as well: nothing is augmented at random, and it gives no hints. Trials with a method of
+    compression find their programs one by one: equal signatures say only that they are of one kind.
     """
     config = msgspec.convert(plain(config), TrialConfig)
     augmented = config.train.augment.is_random
@@ -87,6 +94,8 @@ def plain(value: Any, *, defaults: bool = True) -> Any:
 
 def fragment(section: str, value: Any) -> bytes:
     """One section's share of a canonical form, empty when it is the default."""
+    if isinstance(value, Distill):
+        value = replace(value, **_HOW)
     if value == _DEFAULTS[section]:
         return b""
     return b'"%b":%b' % (section.encode(), msgspec.json.encode(plain(value, defaults=False), order="sorted"))
@@ -105,7 +114,7 @@ def signature_fragment(section: str, value: Any, *, augmented: bool) -> bytes:
     if isinstance(value, Train):
         return _kept_fragment(section, program_of(value))
     if isinstance(value, Distill):
-        return _kept_fragment(section, replace(value, **_DISTILL_DEFAULTS, teacher=value.teacher if augmented else ""))
+        return _kept_fragment(section, _lesson_of(value, by_network=augmented or value.asks_network))
     return fragment(section, value)
 
 
@@ -115,6 +124,13 @@ def program_of(train: Train) -> Train:
         phases = tuple(replace(phase, optimizer=_without_numbers(phase.optimizer)) for phase in train.phases)
         return replace(train, init_from=None, optimizer=Optimizer(), schedule=Schedule(), phases=phases)
     return replace(train, init_from=None, optimizer=_without_numbers(train.optimizer))
+
+
+def _lesson_of(value: Distill, *, by_network: bool) -> Distill:
+    """What a compiled program depends on: without numbers, and without the teachers where their logits are an input."""
+    hint = value.hint and replace(value.hint, weight=Hint().weight)
+    nobody = "" if isinstance(value.teacher, str) else ("",) * len(value.teacher)
+    return replace(value, **_DISTILL_DEFAULTS, hint=hint, teacher=value.teacher if by_network else nobody)
 
 
 def method_of(config: TrialConfig) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from flaxcomp.sweep import ids
+from flaxcomp.sweep.chains import Chain, Chains
 from flaxcomp.sweep.expand import Tally, count_points, expand
 from flaxcomp.sweep.load import LoadedSweep
 from flaxcomp.sweep.spec import TrialConfig
@@ -46,13 +47,18 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep will do. `points` = trials + `tally`'s excluded and repeated ones; `groups` by signature, in order."""
+    """What a sweep will do.
+
+    `points` = trials + `tally`'s excluded and repeated ones; `groups` by signature, in order; `chains`: trials that need
+    others, counted by the models that are trained for them one after the other.
+    """
 
     points: int
     tally: Tally
     groups: dict[str, Group]
     pack_size: int
     workers: int
+    chains: dict[Chain, int]
 
     @property
     def trials(self) -> int:
@@ -80,7 +86,9 @@ def make_plan(loaded: LoadedSweep, catalog: Catalog) -> Plan:
     groups: dict[str, Group] = {}
     rounds: dict[str, int] = {}  # of trials that need others: how many must be trained one after the other before
     sizes: dict[int, dict[str, int]] = {}  # how many trials of each signature can start together
+    chains = Chains()
     for trial in expand(loaded, catalog, tally):
+        chains.add(trial)
         group = groups.setdefault(trial.signature, Group(trial))
         if trial.role == "trial":
             group.trials += 1
@@ -96,7 +104,7 @@ def make_plan(loaded: LoadedSweep, catalog: Catalog) -> Plan:
         for signature, count in _shares(wave, largest, workers).items():
             groups[signature].packs += count
     _tell_apart(groups)
-    return Plan(count_points(loaded.sweep), tally, groups, pack_size, workers)
+    return Plan(count_points(loaded.sweep), tally, groups, pack_size, workers, dict(chains.counts))
 
 
 def form_packs(trials: Iterable[Trial], max_size: Callable[[Trial], int], workers: int) -> list[Pack]:
@@ -158,9 +166,12 @@ def _tell_apart(groups: dict[str, Group]) -> None:
 
 def _program_columns(trial: Trial) -> dict[str, Any]:
     """The columns of a configuration that its compile signature depends on."""
-    inputs = {"seed", "distill.temperature", "distill.lambda", *(f"train.optimizer.{name}" for name in ids.OPTIMIZER_INPUTS)}
-    if not trial.config.train.augment.is_random:
+    config = trial.config
+    inputs = {"seed", *ids.DISTILL_INPUT_COLUMNS, *(f"train.optimizer.{name}" for name in ids.OPTIMIZER_INPUTS)}
+    if config.distill and not (config.train.augment.is_random or config.distill.asks_network):
         inputs.add("distill.teacher")
-    config = replace(trial.config, train=ids.program_of(trial.config.train))
-    columns = ids.flatten(ids.plain(config))
+    plain = ids.plain(replace(config, train=ids.program_of(config.train)))
+    if config.distill:  # against trials without it, all its defaults would differ
+        plain["distill"] = {"loss": config.distill.loss} | ids.plain(config.distill, defaults=False)
+    columns = ids.flatten(plain)
     return {name: value for name, value in columns.items() if name not in inputs}

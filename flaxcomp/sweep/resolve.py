@@ -14,19 +14,20 @@ from typing import Any, Literal
 import msgspec
 
 from flaxcomp.errors import SweepFileError, UserError
-from flaxcomp.sweep import ids
+from flaxcomp.sweep import distilling, ids
 from flaxcomp.sweep.check import check
 from flaxcomp.sweep.columns import with_teachers_own
-from flaxcomp.sweep.combinations import check_dataset, check_train, effective_distill, effective_train
+from flaxcomp.sweep.combinations import check_dataset, check_train, effective_train
 from flaxcomp.sweep.compression import METHODS
 from flaxcomp.sweep.compression.facts import Facts
-from flaxcomp.sweep.document import Node
+from flaxcomp.sweep.document import Node, Place
 from flaxcomp.sweep.kinds import NonNegativeInt
 from flaxcomp.sweep.load import LoadedSweep
 from flaxcomp.sweep.spec import (
     Dataset,
     Distill,
     DistillForm,
+    DistillOptions,
     InitForm,
     InitFrom,
     Phase,
@@ -41,7 +42,7 @@ from flaxcomp.sweep.trial import Catalog, Images, Trial
 
 MEMO_LIMIT = 1 << 16  # resolved combinations that are kept of one section
 
-_NO_IMAGES = Images(0, 0, 0, 0)
+_NO_IMAGES = Images(0, 0, 0, 0, 0)
 _WILDCARD = re.compile(r"\*\*?")
 _TRIALS_OWN = ("init_from", "phases")  # of `base.train`: a teacher has other parameters
 
@@ -60,9 +61,11 @@ class Part:
         form: its share of the canonical form.
         signature: its share of the signature: without random augmentation, with it.
         columns: those of it that `exclude` reads.
-        chain: the training that it needs (a teacher, initial weights) after that one's ancestors.
+        chain: the trainings that it needs (teachers, initial weights), each after its ancestors.
+        needs: their ids.
         depth: how many trainings must be done one after the other before.
         fingerprint, images: of a data set.
+        place: where a distillation stands.
     """
 
     value: Any
@@ -70,9 +73,11 @@ class Part:
     signature: tuple[bytes, bytes]
     columns: dict[str, Any]
     chain: tuple[Trial, ...] = ()
+    needs: tuple[str, ...] = ()
     depth: int = 0
     fingerprint: str = ""
     images: Images = _NO_IMAGES
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ class Parts:
     def trial(self, id_: str, role: Literal["trial", "dependency"]) -> Trial:
         augmented = self.train.value.augment.is_random
         source = self.source.id() if self.methods else None
-        chains = [part.chain for part in ((self.distill,) if self.methods else (self.distill, self.train)) if part.chain]
+        needing = (self.distill,) if self.methods else (self.distill, self.train)
         return Trial(
             id=id_,
             config=TrialConfig(
@@ -135,7 +140,7 @@ class Parts:
                 source=source,
                 **{name: part.value for name, part in self.methods},
             ),
-            needs=tuple(dict.fromkeys([*([source] if source else ()), *(chain[-1].id for chain in chains)])),
+            needs=tuple(dict.fromkeys([*([source] if source else ()), *(need for part in needing for need in part.needs)])),
             role=role,
             signature=ids.signature_of(ids.join(part.signature[augmented] for part in self)),
         )
@@ -197,7 +202,7 @@ class Resolver:
         value = Train(**common | {"phases": phases}, init_from=initial)
         check_train(value, dataset.value, dataset.images, node)
         columns = self._columns("train", value) | columns
-        more = {} if needed is None else {"chain": needed.chain, "depth": needed.depth}
+        more = {} if needed is None else {"chain": needed.chain, "needs": (needed.id,), "depth": needed.depth}
         return self._part("train", effective_train(value), columns=columns, **more)
 
     def _initial(self, form: InitForm, node: Node, dataset: Part) -> tuple[InitFrom, dict[str, Any], _Needed | None]:
@@ -239,15 +244,47 @@ class Resolver:
         form: DistillForm | None = _convert(node, DistillForm | None, "distill")
         if form is None:
             return self._part("distill", None)
-        needed = self._needed(Node(node.value["teacher"], node.place.at(("teacher",))), dataset)
+        needed = [self._teacher(teacher, dataset) for teacher in _teachers(node)]
+        value = Distill(teacher="", **{name: getattr(form, name) for name in DistillOptions.__struct_fields__})
+        given = self._columns("distill", value)
+        try:
+            value = distilling.effective(distilling.of_teachers(value, tuple(each.id for each in needed)))
+            distilling.check_options(value)
+        except UserError as error:
+            raise _placed(error, node, _key_of(error, "distill")) from None
+        if isinstance(form.teacher, tuple):
+            names = [name if isinstance(name, str) else each.id for name, each in zip(form.teacher, needed, strict=True)]
+            columns = given | {"distill.teacher": names[0] if len(names) == 1 else msgspec.json.encode(names).decode()}
+        else:
+            columns = given | _prefixed("distill.teacher", form.teacher, needed[0])
+        chain = tuple({trial.id: trial for each in needed for trial in each.chain}.values())
+        return self._part("distill", value, columns=columns, chain=chain,
+                          needs=value.teachers, depth=max(each.depth for each in needed), place=node.place)  # fmt: skip
+
+    def _teacher(self, node: Node, dataset: Part) -> _Needed:
+        needed = self._needed(node, dataset)
         if needed.chain[-1].config.dataset != dataset.value:
-            raise node.place.at(("teacher",)).error(
+            raise node.place.error(
                 "distill.teacher: a teacher sees its students' images, so its `dataset` must be theirs; "
                 "another one fits train.init_from.trial only"
             )
-        value = Distill(teacher=needed.id, loss=form.loss, temperature=form.temperature, hard_weight=form.hard_weight)
-        columns = self._columns("distill", value) | _prefixed("distill.teacher", form.teacher, needed)
-        return self._part("distill", effective_distill(value), columns=columns, chain=needed.chain, depth=needed.depth)
+        return needed
+
+    def check(self, parts: Parts) -> None:
+        """Refuse sections that do not go together.
+
+        Raises:
+            SweepFileError: with the line.
+        """
+        distill = parts.distill
+        if distill.value is None or distill.place is None:
+            return
+        sections = {name: getattr(parts, name).value for name in ("dataset", "model", "train", "distill")}
+        teachers = {trial.id: trial.config for trial in distill.chain}
+        try:
+            distilling.check_training(TrialConfig(**sections), parts.dataset.images.classes, teachers)
+        except UserError as error:
+            raise distill.place.at((_key_of(error, "distill"),)).error(str(error)) from None
 
     def method(self, name: str, node: Node, dataset: Part, model: Part) -> Part:
         """The block of a method of compression; its value is None where it changes nothing."""
@@ -276,6 +313,7 @@ class Resolver:
                 seed=self.seed(_inside(node, "seed")),
                 train=self.train(train, data),
             )
+            self.check(parts)
             trial = parts.trial(parts.id(), "dependency")
             columns = {name: value for part in parts if part is not dataset for name, value in part.columns.items()}
             if len(self._others) >= MEMO_LIMIT:
@@ -341,6 +379,12 @@ def _convert(node: Node, kind: Any, section: str) -> Any:
     except msgspec.ValidationError as error:
         check(node.value, kind, lambda route: node.place.at(route[1:]), (section,))
         raise node.place.error(f"{section}: {error}") from None
+
+
+def _teachers(node: Node) -> list[Node]:
+    """The teachers of a `distill`, one or several."""
+    value, place = node.value["teacher"], node.place.at(("teacher",))
+    return [Node(each, place.at((i,))) for i, each in enumerate(value)] if isinstance(value, list) else [Node(value, place)]
 
 
 def _inside(node: Node, section: str) -> Node:

@@ -4,11 +4,12 @@ Field names are the keys of the file. Defaults are left out of a trial's canonic
 change the id of old trials.
 """
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from flaxcomp import distill
 from flaxcomp.sweep.compression.cramnet import Cramnet
 from flaxcomp.sweep.compression.morphnet import Morphnet
 from flaxcomp.sweep.compression.netadapt import Netadapt
@@ -20,6 +21,10 @@ from flaxcomp.sweep.sizes import SIZE_PATTERN, size_bytes
 
 Precision = Literal["float32", "float16", "dynamic", "int8"]
 Size = int | Annotated[str, Meta(extra_json_schema={"pattern": SIZE_PATTERN})]  # bytes, or text such as 200 GiB
+if TYPE_CHECKING:
+    LossName = str
+else:
+    LossName = Literal[tuple(distill.losses())]
 
 
 class Validation(Spec, frozen=True):
@@ -72,6 +77,13 @@ class Augment(Spec, frozen=True):
     def is_random(self) -> bool:
         """Whether the images differ from epoch to epoch, so that a teacher's logits cannot be computed once."""
         return self.pad > 0 or self.flip or self.brightness > 0 or self.contrast is not None
+
+    @property
+    def variants(self) -> int | None:
+        """In how many ways an image can be changed; None: endless ones."""
+        if self.brightness > 0 or self.contrast is not None:
+            return None
+        return (2 * self.pad + 1) ** 2 * (2 if self.flip else 1)
 
 
 class Phase(Spec, frozen=True):
@@ -126,22 +138,42 @@ class Train(TrainOptions, frozen=True, kw_only=True):
         return total
 
 
+class Hint(Spec, frozen=True):
+    """A layer of the teacher that a layer of the student learns to foretell (FitNets, Romero et al. 2015)."""
+
+    teacher_layer: str = "middle"  # a name as `flaxcomp.train.hints` lists them; middle: of the blocks one after the other
+    student_layer: str = "middle"
+    weight: Positive = 1.0  # of half the mean squared error between them
+    epochs: NonNegativeInt = 0  # of train.epochs, so many first ones learn hints alone; 0: hints beside the loss, all along
+
+
 class DistillOptions(Spec, frozen=True):
-    """How a student learns from its teacher.
+    """How a student learns from its teacher; `flaxcomp.distill` has the losses and what each reads."""
 
-    `soft_mse`: sum over the classes of (y - q)^2 of the softmaxes at temperature T (SimpLeNet).
-    `hinton`: lambda CE + (1 - lambda) T^2 soft cross-entropy (embedded study).
-    """
-
-    loss: Literal["soft_mse", "hinton"] = "soft_mse"
+    loss: LossName = "soft_mse"
     temperature: Positive = 1.0
     hard_weight: Unit = msgspec.field(default=0.2, name="lambda")  # hinton's lambda
+    temperature_power: NonNegative = 2.0  # soft_ce: the loss is multiplied by T to this power
+    weights: tuple[Positive, ...] = ()  # of several teachers, in their order; (): all alike
+    combine: Literal["probabilities", "logits"] = "probabilities"  # of several teachers: which of theirs is averaged
+    teacher_mode: Literal["eval", "train"] = "eval"  # what its batch norms use: their running statistics, or the batch's
+    hint: Hint | None = None
+    memoise: Literal["auto", "always", "never"] = "auto"  # its logits of all changed images; changes no result, nor an id
 
 
 class Distill(DistillOptions, frozen=True, kw_only=True):
     """Distillation in a resolved trial."""
 
-    teacher: str  # the teacher's trial id
+    teacher: str | tuple[str, ...]  # the teacher's trial id; of several, sorted
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        return (self.teacher,) if isinstance(self.teacher, str) else self.teacher
+
+    @property
+    def asks_network(self) -> bool:
+        """Whether the logits that the teacher has for an image once and for all do not do, augmentation aside."""
+        return self.hint is not None or self.teacher_mode == "train"
 
 
 class Compression(Spec, frozen=True):
@@ -181,7 +213,8 @@ class TeacherForm(Spec, frozen=True):
 class DistillForm(DistillOptions, frozen=True, kw_only=True):
     """Distillation as the file has it."""
 
-    teacher: str | TeacherForm  # the name of an entry of `teachers`, or the training itself
+    # the name of an entry of `teachers`, or the training itself; a list of these: an ensemble
+    teacher: str | TeacherForm | Annotated[tuple[str | TeacherForm, ...], Meta(min_length=1)]
 
 
 class SourceForm(TeacherForm, frozen=True, kw_only=True):

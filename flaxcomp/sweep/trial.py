@@ -7,12 +7,13 @@ from flaxcomp.sweep.spec import Dataset, TrialConfig
 
 
 class Images(NamedTuple):
-    """What a data set has for training: how many images are stored, how many a trial trains on, and their size in pixels."""
+    """What a data set has: stored training images, those that a trial trains on, their size in pixels, classes."""
 
     stored: int
     training: int
     height: int
     width: int
+    classes: int
 
 
 class Catalog(Protocol):

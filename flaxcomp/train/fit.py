@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from flaxcomp.sweep.spec import TrialConfig
+from flaxcomp.train.lessons import Lessons
 from flaxcomp.train.pack import DISPATCH_SECONDS
-from flaxcomp.train.program import Lessons, Model, Program, State, Tree
+from flaxcomp.train.program import Model, Program, State, Tree
 
 
 class Stop(Exception):  # noqa: N818  nothing is wrong
@@ -24,15 +25,15 @@ class Fit:
     Args:
         program: of the architecture.
         config: of all members.
-        lessons, teacher: what they learn from, as `Teachers.lessons` gives it for one trial.
+        lessons, teachers: what they learn from, as `Teachers.lessons` and `places` give it for one trial.
         should_stop: asked between dispatches.
     """
 
     def __init__(
-        self, program: Program, config: TrialConfig, lessons: Lessons, teacher: int, should_stop: Callable[[], bool]
+        self, program: Program, config: TrialConfig, lessons: Lessons, teachers: Sequence[int], should_stop: Callable[[], bool]
     ) -> None:
         self.program, self._config = program, config
-        self._lessons, self._teacher, self._should_stop = lessons, teacher, should_stop
+        self._lessons, self._teachers, self._should_stop = lessons, teachers, should_stop
         self._steps_a_dispatch = 1
 
     def state(self, models: Sequence[Model], masks: Sequence[Tree] | None = None) -> State:
@@ -101,7 +102,7 @@ class Fit:
         return [jax.tree.map(lambda a, i=i: a[i], held) for i in range(len(state["loss_sum"]))]
 
     def _hyper(self, members: int, stage: int) -> dict[str, jax.Array]:
-        return self.program.hyper([self._config] * members, [self._teacher] * members, stage)
+        return self.program.hyper([self._config] * members, [self._teachers] * members, stage)
 
 
 def _stack(trees: Sequence[Any]) -> Any:

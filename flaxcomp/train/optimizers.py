@@ -11,6 +11,7 @@ import optax
 from flaxcomp.sweep.spec import Optimizer, Schedule
 
 Hyper = dict[str, jax.Array]
+Tree = Any  # a pytree of arrays
 
 HYPER_PARAMETERS = ("learning_rate", "weight_decay", "momentum", "beta1", "beta2", "decay", "epsilon")
 
@@ -58,3 +59,11 @@ def make_rate(spec: Schedule, epochs: int | Fraction, steps_per_epoch: int) -> C
         return jnp.ones_like(step)
 
     return rate
+
+
+def updated(
+    optimizer: optax.GradientTransformation, rate: jax.Array, params: Tree, gradient: Tree, state: Tree
+) -> tuple[Tree, Tree]:
+    """Parameters and the optimizer's state after a step of `make_optimizer`."""
+    update, after = optimizer.update(gradient, state, params)
+    return jax.tree.map(lambda p, u: p - rate * u, params, update), after

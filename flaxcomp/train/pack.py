@@ -23,7 +23,7 @@ from flaxcomp.train.names import by_name, name_of
 from flaxcomp.train.phases import optimizer_of
 from flaxcomp.train.program import Model, Program, State
 from flaxcomp.train.resident import Resident
-from flaxcomp.train.teachers import Teachers
+from flaxcomp.train.teachers import StoppedError, Teachers
 from flaxcomp.train.variant import PLAIN, Variant
 
 DISPATCH_SECONDS = 0.7  # the wanted length of one dispatch: rarely enough to cost nothing, often enough to show and to stop
@@ -57,6 +57,9 @@ class Trainer:
         run = _PackRun(self, job, start, variant)
         with PackCheckpoints(RunPaths.at(job.root).pack(job.pack_id), job.attempt) as checkpoints:
             yield from run.restore(checkpoints)
+            if not (yield from run.learn(should_stop)):
+                yield Stopped(job.pack_id, job.attempt)
+                return
             while run.epoch < run.epochs:
                 stopped = yield from run.train_epoch(should_stop)
                 if stopped:
@@ -99,7 +102,7 @@ class _PackRun:
         self.config = self.configs[0]
         self.program = trainer.program(job, variant)
         self.epochs = -(-self.program.steps // self.program.steps_per_epoch)  # the last one may be a part
-        self.lessons, self._teachers = trainer.teachers.lessons(job)
+        self._teachers = trainer.teachers.places(job)
         self.stage, self.hyper = 0, self.program.hyper(self.configs, self._teachers)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.rows: list[dict[str, Any]] = []
@@ -138,6 +141,17 @@ class _PackRun:
         self.best = jax.tree.map(jnp.copy, _model_of(self.state))  # `train` uses its state up
         self.best_accuracy = np.full(len(self.ids), -1.0)
         return notes
+
+    def learn(self, should_stop: Callable[[], bool]) -> Generator[Event, None, bool]:
+        """Fetch what the students learn from; the generator's value is false if it was stopped before."""
+        teachers = self.trainer.teachers
+        if text := teachers.memo_note(self.job, self.program):
+            yield Note(self.job.pack_id, self.job.attempt, text)
+        try:
+            self.lessons = teachers.lessons(self.job, self.program, should_stop)
+        except StoppedError:
+            return False
+        return True
 
     def save(self, checkpoints: PackCheckpoints) -> None:
         meta = {"epoch": self.epoch, "step": self.step, "seconds": self.seconds, "rows": self.rows,

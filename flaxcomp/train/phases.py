@@ -3,15 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from flaxcomp import distill
+from flaxcomp.errors import UserError
 from flaxcomp.models.abstract import abstract
-from flaxcomp.sweep.spec import Optimizer, Phase, Train, TrialConfig
+from flaxcomp.sweep.spec import Distill, Optimizer, Phase, Train, TrialConfig
+from flaxcomp.train.hints import Bridge, upstream
 from flaxcomp.train.names import by_name, matching, name_of
 from flaxcomp.train.optimizers import HYPER_PARAMETERS, make_rate
 
@@ -29,6 +32,7 @@ class Stage:
         rate: the factor of the learning rate as a function of the step, counted from the start of the training.
         trained: names of the parameters that train; None: all.
         freeze_statistics: batch norms use their running statistics and keep them.
+        hints: a layer learns from the teacher's: `alone`, or `beside` the loss; "": it does not.
     """
 
     first: int
@@ -37,6 +41,7 @@ class Stage:
     rate: Callable[[Any], Any]
     trained: frozenset[str] | None = None
     freeze_statistics: bool = False
+    hints: Literal["", "alone", "beside"] = ""
 
     def pick(self, params: Tree) -> Tree:
         """The parameters that train, by name, or the tree itself where all do; these alone have gradients and moments."""
@@ -51,29 +56,39 @@ class Stage:
         return jax.tree_util.tree_map_with_path(lambda path, leaf: trained.get(name_of(path), leaf), params)
 
 
-def stages(config: TrialConfig, shape: Shape, classes: int, steps_per_epoch: int) -> list[Stage]:
-    """The phases of a training.
+def stages(config: TrialConfig, shape: Shape, classes: int, steps_per_epoch: int, bridge: Bridge | None = None) -> list[Stage]:
+    """The phases of a training. Hints alone are the first stage, in which only what leads to their layer is trained.
 
     Args:
         config: of the trial.
         shape: height, width and channels of what the network sees.
         classes: of the data set.
         steps_per_epoch: how many.
+        bridge: of the hints, where there are any.
 
     Raises:
-        UserError: a pattern matches no parameter.
+        UserError: a pattern matches no parameter, or hints alone would last as long as the training.
     """
     train = config.train
+    alone = config.distill.hint.epochs if config.distill and config.distill.hint else 0
+    if alone and not train.phases and alone >= train.epochs:
+        raise UserError(f"distill.hint.epochs must be less than the {train.epochs} of the training, got {alone}")
+    hints: Literal["", "beside"] = "beside" if bridge is not None and not alone else ""
     if not train.phases:
-        last = train.epochs * steps_per_epoch
-        return [Stage(0, last, train.optimizer, make_rate(train.schedule, train.epochs, steps_per_epoch))]
+        first, last = alone * steps_per_epoch, train.epochs * steps_per_epoch
+        rates = [make_rate(train.schedule, epochs, steps_per_epoch) for epochs in (alone, train.epochs - alone)]
+        ordinary = Stage(first, last, train.optimizer, _later(rates[1], first), hints=hints)
+        if bridge is None or not alone:
+            return [ordinary]
+        guided = upstream(config.model, shape, classes, bridge.student_layer)
+        return [Stage(0, first, train.optimizer, rates[0], guided, hints="alone"), ordinary]
     found: list[Stage] = []
     for index, phase in enumerate(train.phases):
         first = found[-1].last if found else 0
         steps = steps_of(phase, steps_per_epoch)
         rate = _later(make_rate(phase.schedule, Fraction(steps, steps_per_epoch), steps_per_epoch), first)
         trained = _trained(phase, f"train.phases[{index}].train", config.model, shape, classes)
-        found.append(Stage(first, first + steps, phase.optimizer, rate, trained, phase.freeze_statistics))
+        found.append(Stage(first, first + steps, phase.optimizer, rate, trained, phase.freeze_statistics, hints))
     return found
 
 
@@ -86,15 +101,22 @@ def optimizer_of(train: Train, stage: int) -> Optimizer:
     return train.phases[stage].optimizer if train.phases else train.optimizer
 
 
-def stacked(configs: Sequence[TrialConfig], teachers: Sequence[int], stage: int) -> dict[str, jax.Array]:
-    """What differs between trials in a stage, {name: [trials]}: numbers of its optimizer and distillation, seed, teacher."""
+def stacked(
+    configs: Sequence[TrialConfig], teachers: Sequence[int] | Sequence[Sequence[int]], stage: int
+) -> dict[str, jax.Array]:
+    """What differs between trials in a stage, {name: [trials]}: numbers of its optimizer and distillation, seed, teachers.
+
+    `teacher` and `weights` have a second axis, the teachers of a trial.
+    """
     optimizers = [optimizer_of(config.train, stage) for config in configs]
     columns: dict[str, list[Any]] = {name: [getattr(o, name) for o in optimizers] for name in HYPER_PARAMETERS}
-    columns["temperature"] = [c.distill.temperature if c.distill else 1.0 for c in configs]
-    columns["hard_weight"] = [c.distill.hard_weight if c.distill else 1.0 for c in configs]
+    learned = [config.distill or Distill(teacher="") for config in configs]
+    columns |= {name: [getattr(each, name) for each in learned] for name in distill.options()}
+    columns["hint_weight"] = [each.hint.weight if each.hint else 0.0 for each in learned]
+    columns["weights"] = [each.weights or [1 / len(each.teachers)] * len(each.teachers) for each in learned]
     arrays = {name: jnp.asarray(np.asarray(values, np.float32)) for name, values in columns.items()}
     arrays["seed"] = jnp.asarray(np.asarray([c.seed for c in configs], np.uint32))
-    arrays["teacher"] = jnp.asarray(np.asarray(teachers, np.int32))
+    arrays["teacher"] = jnp.asarray(np.asarray(teachers, np.int32).reshape(len(configs), -1))
     return arrays
 
 

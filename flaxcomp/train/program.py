@@ -8,7 +8,7 @@ A trial's numbers depend on its own configuration alone: not on its pack, nor on
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,23 +23,27 @@ from flaxcomp.errors import UserError
 from flaxcomp.models import layers, registry
 from flaxcomp.models.abstract import abstract
 from flaxcomp.sweep.spec import TrialConfig
+from flaxcomp.train import hints
+from flaxcomp.train.batches import in_batches
+from flaxcomp.train.hints import Bridge, output_of, recording
 from flaxcomp.train.hooks import Hooks
 from flaxcomp.train.inputs import input_shape, normalise
-from flaxcomp.train.optimizers import make_optimizer
+from flaxcomp.train.lessons import Classroom, Lesson, Lessons, Seen
+from flaxcomp.train.optimizers import make_optimizer, updated
 from flaxcomp.train.phases import Stage, stacked, stages
 from flaxcomp.train.resident import Resident
 from flaxcomp.train.variant import PLAIN, Variant
 
 Tree = Any  # a pytree of arrays
-State = dict[str, Tree]  # params, stats, opt, loss_sum; perhaps mask, what the parameters are multiplied by after each step
+# params, stats, opt, loss_sum; perhaps mask, what the parameters are multiplied by after each step, and hint, {params, opt} of
+# the regressor
+State = dict[str, Tree]
 Model = dict[str, Tree]  # params, stats
-Lessons = Any  # logits of the teachers float32 [teachers, training images, classes], the Model of the one teacher, or None
 
-EVALUATION_BATCH = 500
 _TOP = 5
 
 # Streams of randomness of one trial; a name keeps its number for ever, or old trials could not be repeated.
-_INITIAL, _ORDER, _STEP = 0, 1, 2
+_INITIAL, _ORDER, _STEP, _HINT = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ class Program:
     Args:
         config: any trial of them.
         data: the data set.
-        teacher: the `network` of the teacher's own program, for students whose images change at random: `lessons` is its
-            Model then, and else the teachers' logits of every training image.
+        teachers: the programs of the teachers, in the order of `distill.teachers`, where their networks may be asked
+            (`flaxcomp.train.lessons.Networks`) and not their logits alone.
         variant: what the training does besides.
         execution: `vmap` computes a step of all trials at once, `map` trains one trial after the other inside the
             program, whose small state then stays in the processor's cache.
@@ -67,12 +71,12 @@ class Program:
         self,
         config: TrialConfig,
         data: Resident,
-        teacher: Callable[[Model, jax.Array], jax.Array] | None = None,
+        teachers: Sequence["Program"] = (),
         variant: Variant = PLAIN,
         execution: Literal["vmap", "map"] | None = None,
     ) -> None:
         self.config, self.data, self.info = config, data, data.info
-        self.teacher, self._variant = teacher, variant
+        self._variant = variant
         self.execution = execution or ("map" if jax.default_backend() == "cpu" else "vmap")
         spec = config.dataset
         usable = min(len(data.train_images), spec.train_limit or len(data.train_images))
@@ -83,16 +87,21 @@ class Program:
             raise UserError(f"train.batch_size must be at most {len(train)}, the images to train on, got {self.batch_size}")
         self.steps_per_epoch = len(train) // self.batch_size
         self.image_shape = input_shape(spec, self.info)
-        self.stages = stages(config, self.image_shape, self.info.num_classes, self.steps_per_epoch)
+        self.bridge = self._bridge(teachers)
+        self.stages = stages(config, self.image_shape, self.info.num_classes, self.steps_per_epoch, self.bridge)
         self.steps = self.stages[-1].last
         self._train_graph, self._still_graph, self._eval_graph, self._hooks = self._graphs()
         self._loss = distill.load(config.distill.loss) if config.distill else None
+        self._loss_options = distill.losses()[config.distill.loss] if config.distill else frozenset()
+        self._classroom = Classroom(config, teachers, self.split.train) if config.distill else None
         self._auxiliary_weight: float = getattr(registry.config_of(config.model), "auxiliary_weight", 0.0)
 
     # What a pack does, from outside; every first axis is the trial.
 
-    def hyper(self, configs: Sequence[TrialConfig], teachers: Sequence[int], stage: int = 0) -> dict[str, jax.Array]:
-        """Stack what differs between trials in a stage: {name: [members]}."""
+    def hyper(
+        self, configs: Sequence[TrialConfig], teachers: Sequence[int] | Sequence[Sequence[int]], stage: int = 0
+    ) -> dict[str, jax.Array]:
+        """Stack what differs between trials in a stage: {name: [members]}; `teachers`: their places in a table of logits."""
         return stacked(configs, teachers, stage)
 
     @functools.cached_property
@@ -123,7 +132,7 @@ class Program:
         Args:
             hyper: of the stage.
             order: of the epoch, from `order`.
-            lessons: what the students learn from besides the labels; see `teacher`.
+            lessons: what the students learn from besides the labels.
         """
         images, labels = self.data.train_images, self.data.train_labels
         trained: State = self._jitted_train[stage](state, hyper, order, epoch, first, last, images, labels, lessons)
@@ -172,16 +181,25 @@ class Program:
     @functools.cached_property
     def all_logits(self) -> Callable[[Model], jax.Array]:
         """One network -> its logits of all training images, float32 [n, classes]."""
+        ask, index = self.logits_of(lambda images, _: images), jnp.arange(len(self.data.train_images))
+        return lambda model: ask(model, index, 0)
 
-        def logits(model: Model, images: jax.Array) -> jax.Array:
+    def logits_of(self, change: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[[Model, jax.Array, int], jax.Array]:
+        """(one network, index [n], way) -> its logits of these training images, changed, float32 [n, classes].
+
+        Args:
+            change: (images float32 in [0, 255], way) -> those changed.
+        """
+
+        def logits(model: Model, index: jax.Array, images: jax.Array, way: jax.Array) -> jax.Array:
             def batch(index: jax.Array) -> jax.Array:
-                return self.network(model, images[index])
+                return self.network(model, change(images[index].astype(jnp.float32), way))
 
-            out: jax.Array = _in_batches(batch, jnp.arange(len(images)))
-            return out[: len(images)]
+            out: jax.Array = in_batches(batch, index)
+            return out[: len(index)]
 
         jitted = jax.jit(self._traced(logits))
-        return lambda model: jitted(model, self.data.train_images)
+        return lambda model, index, way: jitted(model, index, self.data.train_images, way)
 
     def learning_rate_factor(self, step: int) -> float:
         """What the schedule multiplies the learning rate by at a step counted from the start."""
@@ -193,11 +211,39 @@ class Program:
 
     def network(self, model: Model, images: jax.Array) -> jax.Array:
         """Logits float32 [n, classes] of one network in eval mode for images in [0, 255], normalised as in its training."""
+        return self.shown(model, images)[0]
+
+    def shown(
+        self, model: Model, images: jax.Array, *, mode: Literal["eval", "train"] = "eval", layer: str | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """As `network`, and the output of a layer, float32 [n, ...].
+
+        Args:
+            mode: `train`: batch norms normalise by the mean and variance of these images; all else is as in eval mode.
+            layer: None for none.
+        """
         x = self._inputs(images)
-        logits: jax.Array = nnx.merge(self._eval_graph, self._cast(model["params"]), model["stats"])(self._cast(x))
-        return logits.astype(jnp.float32)
+        graph = self._eval_graph if mode == "eval" else self._batch_graph
+        network = nnx.merge(graph, self._cast(model["params"]), model["stats"])
+        with recording(network, layer or "") as record:
+            logits: jax.Array = network(self._cast(x))
+        return logits.astype(jnp.float32), output_of(record, layer) if layer else None
 
     # One trial.
+
+    def _bridge(self, teachers: Sequence["Program"]) -> Bridge | None:
+        if self.config.distill is None or self.config.distill.hint is None:
+            return None
+        own, theirs = (hints.layers(p.config.model, p.image_shape, p.info.num_classes) for p in (self, teachers[0]))
+        return Bridge(self.config.distill.hint, own, theirs)
+
+    @functools.cached_property
+    def _batch_graph(self) -> Any:
+        """The network in eval mode but for its batch norms, which use the batch's statistics."""
+        network = abstract(self.config.model, self.image_shape, self.info.num_classes)
+        network.eval()
+        network.set_attributes(use_running_average=False, raise_if_not_found=False)
+        return nnx.graphdef(network)
 
     def _graphs(self) -> tuple[Any, Any, Any, Hooks]:
         """The network as it trains, as it trains with frozen statistics, and in eval mode; and what it does besides."""
@@ -220,7 +266,12 @@ class Program:
 
     def _begin(self, stage: Stage, state: State, hyper: Tree) -> State:
         optimizer = make_optimizer(stage.optimizer, hyper)
-        return {**state, "opt": optimizer.init(stage.pick(state["params"]))}
+        begun = {**state, "opt": optimizer.init(stage.pick(state["params"]))}
+        if self.bridge is not None:
+            own = jax.random.fold_in(jax.random.key(hyper["seed"]), _HINT)
+            regressor = state["hint"]["params"] if "hint" in state else self.bridge.regressor(own)
+            begun["hint"] = {"params": regressor, "opt": optimizer.init(regressor)}
+        return begun
 
     def _order(self, hyper: dict[str, jax.Array], epoch: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(hyper["seed"]), _ORDER), epoch)
@@ -238,33 +289,43 @@ class Program:
             keys = jax.random.split(jax.random.fold_in(key, number))
             seen = augment(images[index].astype(jnp.float32), self.config.train.augment, keys[0])
             x = self._inputs(seen)
-            target = None if self._loss is None else self._soft_target(seen, index, hyper, lessons)
+            lesson = self._lesson(stage, Seen(seen, index, keys[0]), hyper, lessons)
             before = self._hooks.before_step(state["params"], state["stats"], number)
 
-            def loss(trained: Tree) -> tuple[jax.Array, Tree]:
+            def loss(trained: Tree, regressor: Tree) -> tuple[jax.Array, Tree]:
                 params = stage.put(state["params"], trained)
-                (main, *auxiliary), stats = self._apply(graph, params, before, x, number, nnx.Rngs(dropout=keys[1]))
+                output = self._apply(graph, params, before, x, number, nnx.Rngs(dropout=keys[1]), stage)
 
                 def loss_of(logits: jax.Array) -> jax.Array:
-                    if self._loss is None or target is None:
+                    if self._loss is None or lesson is None:
                         each: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels[index])
                     else:
-                        each = self._loss(logits, target, labels[index], hyper["temperature"], hyper["hard_weight"])
+                        options = {name: hyper[name] for name in self._loss_options}
+                        each = self._loss(logits, lesson.logits, labels[index], **options)
                     return each.mean()
 
-                total = sum((self._auxiliary_weight * loss_of(logits) for logits in auxiliary), loss_of(main))
+                total = jnp.zeros(())
+                if stage.hints != "alone":
+                    main, *auxiliary = output.logits
+                    total = sum((self._auxiliary_weight * loss_of(logits) for logits in auxiliary), loss_of(main))
+                if self.bridge is not None and lesson is not None and lesson.hint is not None and output.hint is not None:
+                    total += hyper["hint_weight"] * self.bridge.error(regressor, output.hint, lesson.hint).mean()
                 if self._variant.penalty is not None:
                     total = total + self._variant.penalty(params, before)
-                return self._hooks.penalised(total, params, before, number), stats
+                return self._hooks.penalised(total, params, before, number), output.stats
 
-            trained = stage.pick(state["params"])
-            (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
-            update, opt = optimizer.update(gradient, state["opt"], trained)
+            trained, regressor = stage.pick(state["params"]), state.get("hint", {}).get("params", {})
+            (value, stats), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(trained, regressor)
             rate = hyper["learning_rate"] * stage.rate(number)
-            params = stage.put(state["params"], jax.tree.map(lambda p, u: p - rate * u, trained, update))
+            trained, opt = updated(optimizer, rate, trained, gradients[0], state["opt"])
+            params = stage.put(state["params"], trained)
             if "mask" in state:  # so that what is masked stays out as if it were not there
                 params = jax.tree.map(jnp.multiply, params, state["mask"])
-            return {**state, "params": params, "stats": stats, "opt": opt, "loss_sum": state["loss_sum"] + value}
+            after = {**state, "params": params, "stats": stats, "opt": opt, "loss_sum": state["loss_sum"] + value}
+            if stage.hints:
+                learned = updated(optimizer, rate, regressor, gradients[1], state["hint"]["opt"])
+                after["hint"] = dict(zip(("params", "opt"), learned, strict=True))
+            return after
 
         trained: State = jax.lax.fori_loop(first, last, step, state)
         return trained
@@ -278,26 +339,29 @@ class Program:
             return logits.argmax(-1), loss, rank < _TOP
 
         n, classes = len(index), self.info.num_classes
-        predicted, loss, among_top = _in_batches(batch, index)
+        predicted, loss, among_top = in_batches(batch, index)
         confusion = jnp.zeros((classes, classes), jnp.int32).at[labels[index], predicted[:n]].add(1)
         figures = {"confusion": confusion, "loss": loss[:n].mean()}
         return figures if classes <= _TOP else figures | {"top5": among_top[:n].sum()}
 
-    def _soft_target(self, seen: jax.Array, index: jax.Array, hyper: Tree, lessons: Lessons) -> jax.Array:
-        if self.teacher is not None:
-            return self.teacher(lessons, seen)
-        target: jax.Array = lessons[hyper["teacher"], index]
-        return target
+    def _lesson(self, stage: Stage, seen: Seen, hyper: Tree, lessons: Lessons) -> Lesson | None:
+        if self._classroom is None:
+            return None
+        layer = self.bridge.teacher_layer if self.bridge is not None and stage.hints else None
+        return self._classroom.ask(lessons, seen, hyper, layer)
 
     def _apply(
-        self, graph: Any, params: Tree, stats: Tree, x: jax.Array, number: jax.Array, rngs: nnx.Rngs
-    ) -> tuple[list[jax.Array], Tree]:
-        """Forward in training mode: logits float32 [n, classes], then those of auxiliary heads, and the new statistics."""
+        self, graph: Any, params: Tree, stats: Tree, x: jax.Array, number: jax.Array, rngs: nnx.Rngs, stage: Stage
+    ) -> "_Output":
+        """Forward in training mode."""
         network = nnx.merge(graph, self._cast(params), stats)
-        output = network(self._cast(x), rngs=rngs, **self._hooks.options(number))
+        layer = self.bridge.student_layer if self.bridge is not None and stage.hints else ""
+        with recording(network, layer) as record:
+            output = network(self._cast(x), rngs=rngs, **self._hooks.options(number))
         main, auxiliary = output if isinstance(output, tuple) else (output, [])
         _, _, rest = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
-        return [logits.astype(jnp.float32) for logits in (main, *auxiliary)], nnx.to_pure_dict(rest)
+        logits = [each.astype(jnp.float32) for each in (main, *auxiliary)]
+        return _Output(logits, nnx.to_pure_dict(rest), output_of(record, layer) if layer else None)
 
     def _inputs(self, images: jax.Array) -> jax.Array:
         x: jax.Array = normalise(images, self.config.dataset, self.info, jnp)
@@ -330,10 +394,15 @@ class Program:
         return with_fast_forms
 
 
-def _in_batches(function: Callable[[jax.Array], Any], index: jax.Array) -> Any:
-    """Apply `function` to batches of `index`, [n]; returns results [>= n, ...], the rest of the last batch being repeats."""
-    n = len(index)
-    size = min(EVALUATION_BATCH, n)
-    batches = jnp.resize(index, (-(-n // size), size))
-    results = jax.lax.map(function, batches)
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)
+class _Output(NamedTuple):
+    """What a network in training mode puts out.
+
+    Attributes:
+        logits: float32 [n, classes], then those of auxiliary heads.
+        stats: the new statistics.
+        hint: of the layer that learns from the teacher's, [n, ...]; None where none does.
+    """
+
+    logits: list[jax.Array]
+    stats: Tree
+    hint: jax.Array | None

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxcomp.data.augment import augment
+from flaxcomp.data.augment import augment, variant, variants_of
 from flaxcomp.sweep.spec import Augment
 
 N = 400
@@ -83,3 +83,33 @@ def test_all_together_leave_the_range_of_pixels_as_the_study_does(images: jax.Ar
     out = changed(images * 1.7, spec)
     assert out.max() > 255
     assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize(
+    ("spec", "ways"),
+    [
+        (Augment(pad=1, flip=True), 18),
+        (Augment(pad=2), 25),
+        (Augment(pad=1, pad_mode="constant"), 9),
+        (Augment(flip=True), 2),
+        (Augment(), 1),
+        (Augment(pad=4, flip=True), 162),
+    ],
+)
+def test_every_change_is_one_of_the_variants(images: jax.Array, spec: Augment, ways: int) -> None:
+    assert spec.variants == ways
+    number = np.asarray(variants_of(N, spec, KEY))
+    assert (number.dtype, number.min() >= 0, number.max() < ways) == (np.int32, True, True)
+    out = changed(images, spec)
+    for way in set(number.tolist()):
+        expected = np.asarray(variant(images, spec, jnp.int32(way)))
+        np.testing.assert_array_equal(out[number == way], expected[number == way])
+    if ways <= 25:
+        assert set(number.tolist()) == set(range(ways)), "400 images see every way"
+
+
+def test_brightness_and_contrast_have_endless_variants() -> None:
+    for spec in (Augment(brightness=1), Augment(pad=1, contrast=(0.5, 2))):
+        assert spec.variants is None
+        with pytest.raises(ValueError, match="endless"):
+            variants_of(3, spec, KEY)

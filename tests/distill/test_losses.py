@@ -1,6 +1,9 @@
 """The distillation losses against their formulas in NumPy."""
 
-import pkgutil
+import ast
+import inspect
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +11,12 @@ import numpy as np
 import pytest
 
 from flaxcomp import distill
-from flaxcomp.sweep.combinations import LOSSES
 from flaxcomp.sweep.spec import Distill
 
-NAMES = sorted(module.name for module in pkgutil.iter_modules(distill.__path__))
+NAMES = ["hinton", "logits_mse_ce", "soft_ce", "soft_mse"]
+OPTIONS = {"temperature": (2.0, 3.0), "hard_weight": (0.2, 0.7), "temperature_power": (2.0, 0.0)}
+
+Logits = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def softmax(z: np.ndarray, temperature: float) -> np.ndarray:
@@ -19,59 +24,99 @@ def softmax(z: np.ndarray, temperature: float) -> np.ndarray:
     return e / e.sum(-1, keepdims=True)
 
 
+def hard_ce(student: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return -np.log(softmax(student, 1.0)[np.arange(len(labels)), labels])
+
+
+def soft_ce(student: np.ndarray, teacher: np.ndarray, t: float) -> np.ndarray:
+    return -(softmax(teacher, t) * np.log(softmax(student, t))).sum(-1)
+
+
+FORMULAS: dict[str, Callable[..., np.ndarray]] = {
+    "soft_mse": lambda s, t, _, temperature: ((softmax(s, temperature) - softmax(t, temperature)) ** 2).sum(-1),
+    "hinton": lambda s, t, labels, temperature, hard_weight: (
+        hard_weight * hard_ce(s, labels) + (1 - hard_weight) * temperature**2 * soft_ce(s, t, temperature)
+    ),
+    "soft_ce": lambda s, t, _, temperature, temperature_power: temperature**temperature_power * soft_ce(s, t, temperature),
+    "logits_mse_ce": lambda s, t, labels: ((s - t) ** 2).sum(-1) / 4 + hard_ce(s, labels),
+}
+
+
 @pytest.fixture
-def logits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def logits() -> Logits:
     rng = np.random.default_rng(0)
     return rng.normal(size=(5, 4)) * 3, rng.normal(size=(5, 4)) * 3, rng.integers(0, 4, 5)
 
 
-def test_files_and_the_sweep_file_know_the_same_losses() -> None:
-    assert NAMES == ["hinton", "soft_mse"]
+def value(name: str, logits: Any, **options: float) -> jax.Array:
+    student, teacher, labels = map(jnp.asarray, logits)
+    return distill.load(name)(student, teacher, labels, **{key: jnp.float32(option) for key, option in options.items()})
+
+
+def test_the_folder_is_the_list_and_the_spec_knows_every_option() -> None:
+    assert list(distill.losses()) == NAMES
+    assert set(distill.options()) == set(OPTIONS) <= set(Distill.__struct_fields__)
     for name in NAMES:
-        assert Distill(teacher="t", loss=name).loss == name  # type: ignore[arg-type]
+        assert Distill(teacher="t", loss=name).loss == name
+
+
+def test_listing_the_losses_loads_no_jax() -> None:
+    imported = {alias.name for node in ast.walk(ast.parse(inspect.getsource(distill))) if isinstance(node, ast.Import)
+                for alias in node.names}  # fmt: skip
+    assert imported == {"ast", "functools", "importlib", "jax"}
+    guard = inspect.getsource(distill).index("if TYPE_CHECKING:")
+    assert inspect.getsource(distill).index("import jax") > guard
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_loss_reads_what_sweeps_think_it_reads(logits: tuple[np.ndarray, np.ndarray, np.ndarray], name: str) -> None:
-    student, teacher, labels = map(jnp.asarray, logits)
-    one, other = (distill.load(name)(student, teacher, labels, jnp.float32(2), jnp.float32(weight)) for weight in (0.2, 0.7))
-    assert (not np.array_equal(one, other)) == ("hard_weight" in LOSSES[name])
+@pytest.mark.parametrize("other", [0, 1])
+def test_every_loss_is_its_formula_and_reads_each_of_its_options(logits: Logits, name: str, other: int) -> None:
+    read = distill.losses()[name]
+    options = {key: OPTIONS[key][other] for key in read}
+    np.testing.assert_allclose(value(name, logits, **options), FORMULAS[name](*logits, **options), rtol=2e-5)
+    for key in read:
+        changed = options | {key: OPTIONS[key][1 - other]}
+        assert not np.allclose(value(name, logits, **options), value(name, logits, **changed)), key
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
-def test_soft_mse(logits: tuple[np.ndarray, np.ndarray, np.ndarray], temperature: float) -> None:
-    student, teacher, labels = logits
-    expected = ((softmax(student, temperature) - softmax(teacher, temperature)) ** 2).sum(-1)
-    got = distill.load("soft_mse")(
-        jnp.asarray(student), jnp.asarray(teacher), jnp.asarray(labels), jnp.float32(temperature), jnp.float32(0.5)
-    )
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
+def test_soft_mse(logits: Logits, temperature: float) -> None:
+    expected = FORMULAS["soft_mse"](*logits, temperature)
+    np.testing.assert_allclose(value("soft_mse", logits, temperature=temperature), expected, rtol=1e-5)
+
+
+def test_logits_mse_ce_by_hand() -> None:
+    """Two classes: ((3 - 1)^2 + (1 - 1)^2) / 2 + log 2."""
+    got = value("logits_mse_ce", ([[1.0, 1.0]], [[3.0, 1.0]], [0]))
+    np.testing.assert_allclose(got, 2 + np.log(2), rtol=1e-6)
+
+
+def test_soft_ce_is_hinton_without_labels(logits: Logits) -> None:
+    hinton = value("hinton", logits, temperature=3, hard_weight=0)
+    np.testing.assert_allclose(value("soft_ce", logits, temperature=3, temperature_power=2), hinton, 1e-5)
 
 
 @pytest.mark.parametrize(("temperature", "hard_weight"), [(1.0, 0.0), (2.0, 0.2), (5.0, 1.0)])
-def test_hinton(logits: tuple[np.ndarray, np.ndarray, np.ndarray], temperature: float, hard_weight: float) -> None:
-    student, teacher, labels = logits
-    hard = -np.log(softmax(student, 1.0)[np.arange(5), labels])
-    soft = -(softmax(teacher, temperature) * np.log(softmax(student, temperature))).sum(-1)
-    expected = hard_weight * hard + (1 - hard_weight) * temperature**2 * soft
-    got = distill.load("hinton")(
-        jnp.asarray(student), jnp.asarray(teacher), jnp.asarray(labels), jnp.float32(temperature), jnp.float32(hard_weight)
-    )
+def test_hinton(logits: Logits, temperature: float, hard_weight: float) -> None:
+    expected = FORMULAS["hinton"](*logits, temperature, hard_weight)
+    got = value("hinton", logits, temperature=temperature, hard_weight=hard_weight)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
-def test_soft_gradient_of_hinton_hardly_depends_on_the_temperature(logits: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
-    """Hinton et al. 2015, section 2: multiplying by T^2 keeps the soft targets' share of the gradient."""
+@pytest.mark.parametrize(("power", "ratio"), [(2.0, 1.0), (0.0, 4.0)])
+def test_the_square_of_the_temperature_keeps_the_soft_gradient(logits: Logits, power: float, ratio: float) -> None:
+    """Hinton et al. 2015, section 2; without it the gradient falls as 1 / T^2."""
     student, teacher, labels = (jnp.asarray(a) for a in logits)
-    loss = distill.load("hinton")
-    gradients = [jax.grad(lambda s, t=t: loss(s, teacher, labels, t, 0.0).sum())(student) for t in (50.0, 100.0)]
-    np.testing.assert_allclose(gradients[0], gradients[1], rtol=0.1, atol=0.02)
+    loss = distill.load("soft_ce")
+    one, other = (jax.grad(lambda s, t=t: loss(s, teacher, labels, temperature=t, temperature_power=power).sum())(student)
+                  for t in (50.0, 100.0))  # fmt: skip
+    np.testing.assert_allclose(one, ratio * other, rtol=0.1, atol=0.02 / 50**2 if power == 0 else 0.02)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_student_that_equals_its_teacher_has_no_soft_gradient(
-    name: str, logits: tuple[np.ndarray, np.ndarray, np.ndarray]
-) -> None:
+@pytest.mark.parametrize("name", ["hinton", "soft_ce", "soft_mse"])
+def test_a_student_that_equals_its_teacher_has_no_soft_gradient(name: str, logits: Logits) -> None:
     teacher, labels = jnp.asarray(logits[1]), jnp.asarray(logits[2])
-    gradient = jax.grad(lambda s: distill.load(name)(s, teacher, labels, 3.0, 0.0).sum())(teacher)
+    given = {"temperature": 3.0, "hard_weight": 0.0, "temperature_power": 2.0}
+    options = {key: given[key] for key in distill.losses()[name]}
+    gradient = jax.grad(lambda s: distill.load(name)(s, teacher, labels, **options).sum())(teacher)
     np.testing.assert_allclose(gradient, 0, atol=1e-5)

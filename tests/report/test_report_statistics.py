@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flaxcomp.report.configurations import Naming
 from flaxcomp.report.statistics import by_configuration, comp_rate, comp_rates, configuration, summarise
+from flaxcomp.store.frame import RunFrame
 
 
 def test_the_interval_of_the_source():
@@ -45,6 +47,14 @@ def test_comp_rate_is_relative_to_the_teacher():
     assert round(100 * comp_rate(student, [teacher, larger, student]), 2) == 99.89
     assert comp_rate(teacher, [teacher, larger, student]) == pytest.approx(1 - 3_274_634 / 9_000_000)
     assert comp_rate(larger, [teacher, larger, student]) == 0
+
+
+def test_several_teachers_are_compared_with_together():
+    rows = [{"trial": name, "trainable_params": size} for name, size in (("a", 300), ("b", 100), ("largest", 900))]
+    student = {"trial": "s", "trainable_params": 100, "distill.teacher": ["a", "b"]}
+    assert comp_rates([student, student | {"distill.teacher": ["a", "gone"]}], rows) == [0.75, 1 - 100 / 900]
+    naming = Naming.of(RunFrame("n", (), (), [row | {"model.name": row["trial"]} for row in rows]))
+    assert naming.value(student, "distill.teacher") == "a + b"
 
 
 def test_comp_rate_needs_counts():

@@ -162,6 +162,18 @@ def test_students_wait_for_their_teacher_and_know_its_configuration(paths: RunPa
     assert sum(len(job.configs) for job in executor.jobs[1:]) == 3
 
 
+def test_students_of_several_teachers_wait_for_all_of_them(paths: RunPaths) -> None:
+    first, second, _ = trials(3)
+    distill = Distill(teacher=("t0", "t1"))
+    student = Trial("s", TrialConfig(dataset=first.config.dataset, model={"name": "simplenet_v5"}, distill=distill),
+                    ("t0", "t1"), "trial", "sig-b")  # fmt: skip
+    executor = Scripted()
+    run(paths, executor, [first, second, student], pack=1)
+    *teaching, last = executor.jobs
+    assert [job.teaches for job in teaching] == [("t0",), ("t1",)]
+    assert (list(last.configs), set(last.teachers)) == (["s"], {"t0", "t1"})
+
+
 def test_students_of_a_failed_teacher_are_blocked_and_freed_by_retry(paths: RunPaths) -> None:
     summary, _ = run(paths, Scripted(failing("error")), trials(1, students=2))
     assert summary.statuses == {"t0": "failed", "s0": "blocked", "s1": "blocked"}
@@ -427,6 +439,15 @@ def test_the_run_is_looked_at_again_only_when_something_may_go(paths: RunPaths) 
     )
     assert not paths.teacher_logits("t0").exists()
     assert len(asked) == 3
+
+
+def test_memos_of_teachers_that_nobody_needs_go_first(paths: RunPaths) -> None:
+    fill(paths, "t0/model", "t0/memo/of-some-images", "t0/train_logits.f32")
+    trimmer = Trimmer(Retention(total=25_000, keep=("latest",)), paths, list)
+    assert trimmer.trim((), {"t0"}) is not None, "needed: nothing may go"
+    trimmer.trim((), ())
+    assert not paths.teacher_memos("t0").exists()
+    assert paths.teacher_logits("t0").exists()
 
 
 def test_a_lease_lives_while_its_holder_is_busy_with_something_else(paths: RunPaths) -> None:

@@ -34,7 +34,7 @@ class FakeCatalog:
 
     def images(self, dataset: Dataset) -> Images:
         usable = min(1000, dataset.train_limit or 1000)
-        return Images(1000, usable - usable // 10, 28, 20)
+        return Images(1000, usable - usable // 10, 28, 20, 10)
 
     def labels(self, dataset: str) -> tuple[str, ...]:
         return tuple("0123456789")

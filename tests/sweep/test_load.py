@@ -115,7 +115,7 @@ def test_reads_files(tmp_path) -> None:
         ("  train: {optimizer: {learning_rate: 1e-3x}}", 6, "must be a number > 0, got '1e-3x'"),
         ("  train: {augment: {contrast: [1.8, 0.2]}}", 6, "low <= high"),
         ("  train: {augment: {contrast: [0.2]}}", 6, "a list of 2 values"),
-        ("  distill: {teacher: 5}", 6, "distill.teacher must be text or a mapping, got 5"),
+        ("  distill: {teacher: 5}", 6, "distill.teacher must be text or a mapping or a list of 1 or more, got 5"),
         ("  distill: {temperature: 0}", 6, "distill.temperature must be a number > 0, got 0"),
         ("  distill: {lambda: 1.5}", 6, "distill.lambda must be a number >= 0 and <= 1, got 1.5"),
         ("  seed: -1", 6, "seed must be an integer >= 0"),

@@ -44,6 +44,7 @@ def test_the_json_document() -> None:
         "packs": 11,
         "pack_size": 4,
         "workers": 1,
+        "chains": [{"chain": ["simplenet_lm", f"simplenet_v{i}"], "trials": 6} for i in range(1, 6)],
     }
     assert [(one["trials"], one["packs"]) for one in signatures] == [(2, 1)] + [(6, 2)] * 5
     assert signatures[1]["differs"] == {"model.name": "simplenet_v1", "train.epochs": 10, "distill.loss": "soft_mse"}
@@ -54,6 +55,36 @@ def test_the_table_names_what_differs() -> None:
     assert lines[0].startswith("quickstart")
     assert ["trials", "16"] in [line.split() for line in lines]
     assert any("simplenet_v5" in line and "soft_mse" in line for line in lines)
+
+
+CHAIN = """\
+  distill: {loss: hinton, teacher: middle}
+teachers:
+  large: {model: {name: simplenet_lm}}
+  middle: {model: {name: simplenet_v1, widths: [8, 8]}, distill: {loss: hinton, teacher: large}}
+parameters:
+  - {seed: {range: [0, 3]}}
+  - {distill.teacher: {value: large}}
+  - {distill.teacher: {value: [large, middle]}}
+  - {distill: {value: null}}
+"""
+
+
+def test_a_plan_shows_chains_of_teachers_and_assistants(tmp_path: Path) -> None:
+    sweep = tmp_path / "chain.yaml"
+    sweep.write_text(HEAD.replace("{name: mnist}", "{name: mnist_sample}").replace("wide", "simplenet_v5") + CHAIN)
+    result = flaxcomp("plan", sweep)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    large, middle, small = "simplenet_lm", "simplenet_v1 widths=[8,8]", "simplenet_v5"
+    assert [line.split(maxsplit=1) for line in lines[lines.index("trained one after the other") + 1 :]] == [
+        ["1", f"{large} > {small}"],
+        ["3", f"{large} > {middle} > {small}"],
+        ["1", f"({large} > {middle}) + {large} > {small}"],
+    ]
+    document = json.loads(flaxcomp("plan", sweep, "--json").stdout)
+    assert (document["trials"], document["dependencies"]) == (6, 2), "shared ancestors are trained once"
+    assert {"chain": [large, middle, small], "trials": 3} in document["chains"]
 
 
 def test_cost_is_one_estimate_a_signature(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from flaxcomp.sweep.ids import signature
 from flaxcomp.sweep.spec import Augment, Dataset, Distill, Optimizer, Train, TrialConfig
 from flaxcomp.train import pack
 from flaxcomp.train.job import EpochDone, Event, Finished, Note, PackJob, Stopped, Tick
+from flaxcomp.train.lessons import Networks, Table
 from flaxcomp.train.pack import Trainer
 
 IMAGES, BATCH, STEPS, EPOCHS = 320, 64, 4, 3  # a tenth of the images is held out
@@ -290,11 +291,13 @@ def test_students_learn_the_same_from_kept_missing_and_damaged_logits(trainer: T
 
 def test_each_student_has_the_row_of_its_teacher(trainer: Trainer, tmp_path: Path) -> None:
     run(trainer, make_job(tmp_path))
-    table, places = trainer.teachers.lessons(make_job(tmp_path, STUDENTS, teachers=PAIR))
-    assert table.shape == (2, IMAGES, 10)
-    assert places == [1, 0]
+    job = make_job(tmp_path, STUDENTS, teachers=PAIR)
+    table = trainer.teachers.lessons(job, trainer.program(job))
+    assert isinstance(table, Table)
+    assert table.logits.shape == (2, IMAGES, 10)
+    assert trainer.teachers.places(job) == [(1,), (0,)]
     program = trainer.program(make_job(tmp_path))
-    for teacher, row in zip(("a", "b"), table, strict=True):
+    for teacher, row in zip(("a", "b"), table.logits, strict=True):
         np.testing.assert_array_equal(row, program.all_logits(load_model(RunPaths.at(tmp_path).model(teacher))))
 
 
@@ -305,8 +308,9 @@ def test_students_of_changing_images_ask_the_network_and_a_damaged_one_is_a_user
     moving = msgspec.structs.replace(TRAIN, epochs=1, augment=Augment(pad=2))
     student = {"m": config(5, train=moving, distill=Distill(teacher="a", loss="hinton"))}
     job = make_job(tmp_path, student, teachers={"a": PAIR["a"]})
-    model, places = trainer.teachers.lessons(job)
-    assert (set(model), places) == ({"params", "stats"}, [0])
+    networks = trainer.teachers.lessons(job, trainer.program(job))
+    assert isinstance(networks, Networks)
+    assert ([set(model) for model in networks.models], trainer.teachers.places(job)) == ([{"params", "stats"}], [(0,)])
     assert isinstance(run(trainer, job)[-1], Finished)
     shutil.rmtree(RunPaths.at(tmp_path).model("a"))
     with pytest.raises(UserError, match="Has its trial finished"):

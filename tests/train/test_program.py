@@ -13,7 +13,9 @@ from flaxcomp.data.arrays import Arrays, load
 from flaxcomp.errors import UserError
 from flaxcomp.sweep.ids import signature
 from flaxcomp.sweep.spec import Augment, Dataset, Distill, Optimizer, Schedule, Train, TrialConfig
-from flaxcomp.train.program import Program, _in_batches
+from flaxcomp.train.batches import in_batches
+from flaxcomp.train.lessons import Networks, Table
+from flaxcomp.train.program import Program
 from flaxcomp.train.resident import Resident
 
 IMAGES = 640
@@ -116,7 +118,7 @@ def test_learning_rates_and_temperatures_share_one_compilation(data: Resident) -
         train = Train(batch_size=64, optimizer=Optimizer(learning_rate=rate))
         configs = [trial(s, distill=Distill(teacher="t", temperature=temperature), train=train) for s in (0, 1)]
         hyper = program.hyper(configs, [0, 0])
-        state = program.train(program.init(hyper), hyper, program.order(hyper, 0), logits, 0, 0, 2)
+        state = program.train(program.init(hyper), hyper, program.order(hyper, 0), Table(logits), 0, 0, 2)
     assert program.compilations() == 1
     assert np.isfinite(np.asarray(state["loss_sum"])).all()
 
@@ -125,8 +127,8 @@ def test_each_student_learns_from_its_own_teacher(run: Any) -> None:
     rng = np.random.default_rng(0)
     logits = jnp.asarray(rng.normal(size=(2, IMAGES, 10)), jnp.float32)
     configs = [trial(0, distill=Distill(teacher=t)) for t in ("a", "b")]
-    _, together = run(configs, lessons=logits, teachers=[0, 1])
-    _, second = run(configs[1:], lessons=logits[1:], teachers=[0])
+    _, together = run(configs, lessons=Table(logits), teachers=[0, 1])
+    _, second = run(configs[1:], lessons=Table(logits[1:]), teachers=[0])
     assert largest_difference(member(together, 1)["params"], second["params"]) < 2e-5
     assert largest_difference(member(together, 0)["params"], member(together, 1)["params"]) > 1e-3
 
@@ -137,10 +139,10 @@ def test_with_random_augmentation_the_teachers_network_sees_the_changed_image(da
     model = jax.tree.map(lambda a: jnp.asarray(a[0]), {"params": state["params"], "stats": state["stats"]})
     logits = teacher_program.all_logits(model)[None]
     config = trial(0, distill=Distill(teacher="t", loss="hinton", temperature=3.0))
-    _, by_table = run([config], lessons=logits)
-    live = Program(config, data, teacher=teacher_program.network)
+    _, by_table = run([config], lessons=Table(logits))
+    live = Program(config, data, teachers=[teacher_program])
     hyper = live.hyper([config], [0])
-    by_network = live.train(live.init(hyper), hyper, live.order(hyper, 0), model, 0, 0, live.steps_per_epoch)
+    by_network = live.train(live.init(hyper), hyper, live.order(hyper, 0), Networks((model,)), 0, 0, live.steps_per_epoch)
     assert largest_difference(by_table["params"], jax.device_get(by_network["params"])) < 2e-5
 
 
@@ -225,7 +227,7 @@ def test_two_images_are_enough(run: Any) -> None:
 @pytest.mark.parametrize("n", [1, 499, 500, 501, 1250])
 def test_evaluation_goes_over_every_image_in_order(n: int) -> None:
     index = jnp.arange(n, dtype=jnp.int32)[::-1]
-    squares = _in_batches(lambda batch: batch * batch, index)
+    squares = in_batches(lambda batch: batch * batch, index)
     np.testing.assert_array_equal(squares[:n], np.arange(n)[::-1] ** 2)
 
 

@@ -10,11 +10,14 @@ from flaxcomp.errors import MissingPackageError
 from flaxcomp.sweep.sizes import show_size
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from flaxcomp.sweep.load import LoadedSweep
     from flaxcomp.sweep.plan import Plan
 
 COST_WIDTH = 120
 MAX_ROWS, MAX_COLUMNS = 40, 5  # of signatures and of what tells them apart; --json has all
+MAX_CHAINS = 20
 
 Cost = dict[str, float]
 
@@ -39,6 +42,8 @@ def command(sweep: Path, overrides: tuple[str, ...], yes: bool, with_cost: bool,
       packs         of at most `pack_size` trials, for `workers` workers
       signatures    one object a compile signature: signature, trials, dependencies,
                     packs, differs (the columns that tell it from the others)
+      chains        trials that need others: the models trained one after the other, the
+                    trial's own last, and how many trials are at the end of it
       cost          with --cost: seconds, disk_bytes of all trials; each signature then has
                     params, trainable_params, macs, step_flops, seconds, disk_bytes of one
     """
@@ -103,6 +108,7 @@ def _document(loaded: "LoadedSweep", plan: "Plan", costs: dict[str, Cost]) -> di
             for signature, group in plan.groups.items()
         ],
     }
+    document["chains"] = [{"chain": list(chain), "trials": count} for chain, count in plan.chains.items()]
     if costs:
         document["cost"] = {name: _total(plan, costs, name) for name in ("seconds", "disk_bytes")}
     return document
@@ -157,6 +163,20 @@ def _print(loaded: "LoadedSweep", plan: "Plan", costs: dict[str, Cost]) -> None:
     console.print(table)
     if len(plan.groups) > MAX_ROWS:
         console.print(f"... and {len(plan.groups) - MAX_ROWS} more signatures; --json has all")
+    _print_chains(plan, console)
+
+
+def _print_chains(plan: "Plan", console: "Console") -> None:
+    """What is trained one after the other, first what is needed first."""
+    from rich.markup import escape
+
+    if not plan.chains:
+        return
+    console.print("\n[bold]trained one after the other[/bold]")
+    for chain, count in list(plan.chains.items())[:MAX_CHAINS]:
+        console.print(f"{count:>6,}  {escape(' > '.join(chain))}", soft_wrap=True)
+    if len(plan.chains) > MAX_CHAINS:
+        console.print(f"... and {len(plan.chains) - MAX_CHAINS} more chains; --json has all")
 
 
 def _duration(seconds: float) -> str:
