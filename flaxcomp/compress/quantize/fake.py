@@ -92,6 +92,11 @@ _SLOWEST = 0.01  # share of a step in a range once a hundred steps were seen; be
 class _Training(qwix.OdmlQatProvider):  # type: ignore[misc]
     """qwix's provider with ranges that forget, and are arrays: it averages over all steps, and keeps dictionaries."""
 
+    def process_model_inputs(self, model: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+        """Only images are activations, not keys of randomness or the share of training done."""
+        model, args, _ = super().process_model_inputs(model, args, {})
+        return model, args, kwargs
+
     def _update_and_get_quant_stat(self, name: str, calibration: dict[str, jax.Array], is_fixed: bool) -> dict[str, jax.Array]:
         module: Any = flax_util.get_current_module()
         ends = [calibration[end].mean(keepdims=True) for end in _ENDS]
