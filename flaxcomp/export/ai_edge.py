@@ -1,13 +1,14 @@
 """Quantization of a float32 TFLite file by ai-edge-quantizer."""
 
 import logging
+import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
 
 from flaxcomp.export.convert import ExportError, captured_stderr
-from flaxcomp.export.tensors import Floats, activations
+from flaxcomp.export.tensors import Floats, flow_of
 
 Kind = Literal["weight_only", "int16", "int8"]
 Ranges = dict[str, dict[str, Any]]  # by the tensor's name: {"min", "max"}
@@ -48,16 +49,20 @@ def measure_ranges(float32: bytes, images: Floats) -> Ranges:
     Args:
         images: float32 [n, h, w, c], normalised.
     """
-    ranges: Ranges = {}
-    for tensors in activations(float32, images):
-        for name, value in tensors.items():
-            low, high = value.min(keepdims=True), value.max(keepdims=True)
-            kept = ranges.setdefault(name, {"min": low, "max": high})
-            kept["min"], kept["max"] = np.minimum(kept["min"], low), np.maximum(kept["max"], high)
+    flow = flow_of(float32)
+    names = [step.tensor for step in flow.operators]
+    ranges: Ranges = {flow.source: _ends(images)}
+    for tensors in flow.run(images):
+        for name, value in zip(names, tensors, strict=True):
+            new = _ends(value)
+            kept = ranges.setdefault(name, new)
+            kept["min"], kept["max"] = np.minimum(kept["min"], new["min"]), np.maximum(kept["max"], new["max"])
     return ranges
 
 
-def _only(name: str) -> str:
-    import re
+def _ends(value: Floats) -> dict[str, Any]:
+    return {"min": value.min(keepdims=True), "max": value.max(keepdims=True)}
 
-    return f"^{re.escape(name)};?$"
+
+def _only(name: str) -> str:
+    return f"^{re.escape(name)};$"

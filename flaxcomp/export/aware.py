@@ -1,8 +1,9 @@
 """A network that was trained to be rounded, as the int8 file that it was trained to become.
 
-qwix marks the roundings as composites, which TensorFlow's converter turns into the scales of int8 tensors. Three things of the
-way there are not documented, and tests hold them: the dialect is pinned to the version that this TensorFlow reads, the network
-goes through a SavedModel (a concrete function leaves the composites in, without a word), and the converter must trust the marks.
+qwix marks the roundings as composites, which TensorFlow's converter turns into the scales of int8 tensors. Three things of
+the way there are not documented, and tests hold them: the dialect is pinned to the version that this TensorFlow reads, the
+network goes through a SavedModel (of a concrete function the composites stay, without a word), and the converter must trust
+the marks.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ def to_tflite(network: nnx.Module, ranges: Tree, input_shape: tuple[int, int, in
 
     Args:
         network: without rounding, in evaluation mode, with its trained parameters.
-        ranges: see `flaxcomp.compress.quantize.fake.split_ranges`.
+        ranges: what training left besides the network's own variables, nested arrays.
         input_shape: height, width, channels.
         per_channel: as in training.
 
@@ -61,7 +62,8 @@ def pinned_stablehlo() -> Iterator[None]:
 
     dialect: Any = jax_export.hlo
     if not hasattr(dialect, _CHOICE):
-        raise ExportError(f"ranges of training need jax 0.10, which chooses StableHLO's version by {_CHOICE}; this is {jax.__version__}")
+        raise ExportError(f"ranges of training need jax 0.10, whose {_CHOICE} chooses StableHLO's version; this is "
+                          f"jax {jax.__version__}")  # fmt: skip
     jax_export.hlo = _Pinned(dialect)
     try:
         yield

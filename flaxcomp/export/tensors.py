@@ -1,7 +1,8 @@
-"""What flows through a TFLite file: the value of every operator's output, image by image."""
+"""What goes into a TFLite file, what comes out, and what flows through it: the output of every operator, image by image."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,15 +31,32 @@ def dequantised(stored: npt.NDArray[Any], end: Tensor) -> Floats:
     return real
 
 
-def activations(data: bytes, inputs: Floats) -> Iterator[dict[str, Floats]]:
-    """Run a file with TFLite's plain kernels and keep all its tensors.
+@dataclass(frozen=True)
+class Step:
+    """An operator: TFLite's name, and its first output's name and shape without the batch."""
 
-    Args:
-        inputs: float32 [n, h, w, c], normalised.
+    kind: str
+    tensor: str
+    shape: tuple[int, ...]
 
-    Yields:
-        For each image: the tensors that operators give and the file's input, by name, dequantised.
+
+@dataclass(frozen=True)
+class Flow:
+    """A file with all its tensors kept.
+
+    Attributes:
+        operators: in order of execution.
+        run: float32 [n, h, w, c], normalised, to the output of every operator, dequantised, image by image.
+        source: the name of the input.
     """
+
+    operators: tuple[Step, ...]
+    run: Callable[[Floats], Iterator[list[Floats]]]
+    source: str
+
+
+def flow_of(data: bytes) -> Flow:
+    """Read a TFLite file for running it with TFLite's plain kernels and all tensors kept."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     with warnings.catch_warnings():
@@ -49,10 +67,36 @@ def activations(data: bytes, inputs: Floats) -> Iterator[dict[str, Floats]]:
         )  # fmt: skip
     interpreter.allocate_tensors()
     (source,) = interpreter.get_input_details()
-    flowing = [source["index"], *(index for operator in interpreter._get_ops_details() for index in operator["outputs"])]
     about = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
-    tensors = {i: Tensor(about[i]["dtype"].__name__, tuple(about[i]["shape"]), *about[i]["quantization"]) for i in flowing}
-    for image in quantised(inputs, ends(data)[0]):
+    outputs = [(operator["op_name"], int(operator["outputs"][0])) for operator in interpreter._get_ops_details()]
+    tensors = {i: Tensor(np.dtype(about[i]["dtype"]).name, tuple(about[i]["shape"]), *about[i]["quantization"])
+               for _, i in outputs}  # fmt: skip
+
+    def run(inputs: Floats) -> Iterator[list[Floats]]:
+        for image in quantised(inputs, ends(data)[0]):
+            interpreter.set_tensor(source["index"], image[None])
+            interpreter.invoke()
+            yield [dequantised(interpreter.get_tensor(i), tensors[i]) for _, i in outputs]
+
+    steps = (Step(kind, about[i]["name"], tuple(int(n) for n in about[i]["shape"][1:])) for kind, i in outputs)
+    return Flow(tuple(steps), run, source["name"])
+
+
+def dequantised_logits(data: bytes, inputs: Floats) -> Floats:
+    """Run a file with the runtime's own kernels: logits float32 [n, classes].
+
+    Args:
+        inputs: float32 [n, h, w, c], normalised.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=data, num_threads=1)
+    interpreter.allocate_tensors()
+    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+    into, out = ends(data)
+    outputs = []
+    for image in quantised(inputs, into):
         interpreter.set_tensor(source["index"], image[None])
         interpreter.invoke()
-        yield {about[i]["name"]: dequantised(interpreter.get_tensor(i), tensor) for i, tensor in tensors.items()}
+        outputs.append(interpreter.get_tensor(target["index"]))
+    return dequantised(np.concatenate(outputs), out)

@@ -19,7 +19,7 @@ Shape = tuple[int, int, int]
 
 
 class Range(nnx.Variable[jax.Array]):
-    """Of one activation, float32 [3, 1, ...] with as many ones as it has axes: steps seen, averaged smallest and largest value."""
+    """Of one activation, float32 [3, 1, ...], a one for each of its axes: steps seen, averaged smallest and largest value."""
 
 
 def fake_quantized(network: nnx.Module, shape: Shape, *, per_channel: bool = True) -> nnx.Module:
@@ -53,7 +53,7 @@ def converted(network: nnx.Module, ranges: Tree, shape: Shape, *, per_channel: b
 
     Args:
         network: the one that `fake_quantized` was given, with its trained parameters and batch statistics.
-        ranges: of training, as `split_ranges` gives them.
+        ranges: what training left besides the network's own variables, nested arrays.
 
     Raises:
         ValueError: a range was never set.
@@ -68,21 +68,20 @@ def converted(network: nnx.Module, ranges: Tree, shape: Shape, *, per_channel: b
     return marked
 
 
-def split_ranges(stats: Tree, network: nnx.Module) -> tuple[Tree, Tree]:
-    """Split what a fake-quantized network has besides its parameters.
+def with_ranges(network: nnx.Module, ranges: Tree, shape: Shape, *, per_channel: bool = True) -> nnx.Module:
+    """Return a trained network that rounds, in evaluation mode; the arguments are those of `converted`."""
+    abstract = fake_quantized(nnx.eval_shape(lambda: network), shape, per_channel=per_channel)
+    graph, _, stats = nnx.split(abstract, nnx.Param, ...)  # type: ignore[misc]
+    _, params, own = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
+    known = {**_flat(nnx.to_pure_dict(own)), **_flat(ranges)}
+    filled = nnx.traversals.unflatten_mapping({path: jnp.asarray(known[path]) for path in _flat(nnx.to_pure_dict(stats))})
+    rounding: nnx.Module = nnx.merge(graph, nnx.to_pure_dict(params), filled)
+    return rounding
 
-    Args:
-        stats: nested arrays.
-        network: what `fake_quantized` returned.
 
-    Returns:
-        What the network without rounding has (batch statistics), and the ranges; both nested.
-    """
-    flat = nnx.traversals.flatten_mapping(stats)
-    found = nnx.traversals.flatten_mapping(nnx.to_pure_dict(nnx.state(network, Range)))
-    parts = ({path: value for path, value in flat.items() if (path in found) == wanted} for wanted in (False, True))
-    plain, ranges = (nnx.traversals.unflatten_mapping(part) for part in parts)
-    return plain, ranges
+def _flat(tree: Tree) -> dict[tuple[Any, ...], Any]:
+    flat: dict[tuple[Any, ...], Any] = nnx.traversals.flatten_mapping(tree)
+    return flat
 
 
 _RULES = (qwix.QuantizationRule(module_path=".*", weight_qtype=jnp.int8, act_qtype=jnp.int8, act_batch_axes=()),)
@@ -141,7 +140,7 @@ def _options(per_channel: bool) -> dict[str, Any]:
 def _known(provider: Any) -> Any:
     """Tell qwix of operations that are missing from its table.
 
-    The output of a sigmoid has the range that TFLite prescribes, as that of softmax; dropout lets its input's description through.
+    The output of a sigmoid has the range that TFLite prescribes, as that of softmax; dropout passes its input's description on.
     """
     ops = provider._ops
     ops["jax.nn.sigmoid"] = ops["jax.nn.softmax"]

@@ -1,6 +1,7 @@
 """Quantization-aware training: the trained network's weights, trained further by the ordinary loop while they round."""
 
 from collections.abc import Generator
+from functools import partial
 
 from flaxcomp.compress.method import Found, Workshop
 from flaxcomp.compress.quantize.fake import fake_quantized
@@ -40,7 +41,7 @@ def search(workshop: Workshop) -> Generator[Event, None, Found]:
 def variant(config: TrialConfig) -> Variant:
     """The network rounds while it trains and when it is evaluated."""
     per_channel = block_of(config).per_channel
-    return Variant(key=f"quantize {per_channel}", wrap=lambda network, shape: fake_quantized(network, shape, per_channel=per_channel))
+    return Variant(key=f"quantize {per_channel}", wrap=partial(fake_quantized, per_channel=per_channel))
 
 
 def block_of(config: TrialConfig) -> Quantize:
