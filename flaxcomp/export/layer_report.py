@@ -55,10 +55,10 @@ def report_layers(paths: RunPaths, trial_id: str, config: bytes, spec: Export | 
     file = File(precision, "tflite", spec.calibrations[0])
     made = trained.make(file)
     errors = layer_errors(trained.float32, made.tflite, inputs)
-    accuracies = [
-        float(np.mean(dequantised_logits(data, inputs).argmax(1) == labels)) for data in (trained.float32, made.tflite)
-    ]
-    summary = f"{len(inputs)} held-out images: {100 * accuracies[0]:.1f} % right in float32, {100 * accuracies[1]:.1f} % in {precision}"
+    before, after = (100 * float(np.mean(dequantised_logits(data, inputs).argmax(1) == labels))
+                     for data in (trained.float32, made.tflite))  # fmt: skip
+    shares = f"{before:.1f} % right in float32, {after:.1f} % in {precision}"
+    summary = f"{len(inputs)} held-out images: {shares}"
     if on_progress is not None:
         places = [error.operator for error in errors]
         whole, without = accuracies_without(trained, file, inputs, labels, places, on_progress)

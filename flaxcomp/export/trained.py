@@ -30,6 +30,8 @@ from flaxcomp.train.inputs import input_shape, normalise_array
 
 FLOAT32_BOUND = 1e-3  # of a float32 file's logits against Flax's, relative to the largest logit
 KERNEL_BOUND = 8  # quantisation steps between XNNPACK's int8 kernels and TFLite's reference kernels; 1 to 3 are usual
+_DYNAMIC = (": dynamic range leaves weights of fewer than 1,024 elements in float32",
+            ": those of fewer than 1,024 elements stay float32")  # fmt: skip
 _BATCH = 100  # on a CPU, smaller than 500 keeps activations in the cache
 
 
@@ -207,11 +209,11 @@ class Trained:
         if precision in ("dynamic", "weight_only"):
             weights = weight_types(made.tflite)
             quantised = weights.count("INT8")
-            small = ": dynamic range leaves weights of fewer than 1,024 elements in float32" if precision == "dynamic" else ""
+            small = precision == "dynamic"  # weight-only has no such limit
             if not quantised:
-                told.append(f"nothing was quantized{small}")
+                told.append("nothing was quantized" + (_DYNAMIC[0] if small else ""))
             elif quantised < len(weights):
-                told.append(f"{quantised} of {len(weights)} weights quantized{small}")
+                told.append(f"{quantised} of {len(weights)} weights quantized" + (_DYNAMIC[1] if small else ""))
         float32 = self.plain.get(("float32", None))
         if precision in ("float16", "weight_only") and float32 is not None and len(made.tflite) >= len(float32.tflite):
             told.append("no smaller than float32: each weight costs an operator that widens it")
