@@ -7,6 +7,7 @@ the marks.
 """
 
 import contextlib
+import importlib
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -58,9 +59,9 @@ def pinned_stablehlo() -> Iterator[None]:
         ExportError: this JAX chooses the version in another way.
     """
     import jax
-    import jax._src.export._export as jax_export
 
-    dialect: Any = jax_export.hlo
+    jax_export: Any = importlib.import_module("jax._src.export._export")
+    dialect = getattr(jax_export, "hlo", None)
     if not hasattr(dialect, _CHOICE):
         raise ExportError(f"ranges of training need jax 0.10, whose {_CHOICE} chooses StableHLO's version; this is "
                           f"jax {jax.__version__}")  # fmt: skip

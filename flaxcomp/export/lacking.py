@@ -7,7 +7,7 @@ import msgspec
 
 from flaxcomp.store.frame import Row
 from flaxcomp.store.paths import RunPaths
-from flaxcomp.sweep.spec import Calibration, Export, Precision, TrialConfig
+from flaxcomp.sweep.spec import Calibration, Export, Precision, Quantizer, TrialConfig
 
 if TYPE_CHECKING:
     from flaxcomp.store.records import Store
@@ -69,8 +69,8 @@ def calibration_of(row: Row) -> Calibration | None:
     """How the ranges of a recorded file were found; None where it has none, or where training found them."""
     if row["precision"] not in CALIBRATED or row.get("calibration_images") is None:
         return None
-    quantizer, seed = row.get("quantizer") or "tensorflow", row.get("calibration_seed") or 0
-    return Calibration(images=row["calibration_images"], seed=seed, quantizer=quantizer)
+    quantizer: Quantizer = row.get("quantizer") or "tensorflow"
+    return Calibration(images=row["calibration_images"], seed=row.get("calibration_seed") or 0, quantizer=quantizer)
 
 
 def _is_done(file: File, rows: Iterable[Row], own_ranges: bool) -> bool:

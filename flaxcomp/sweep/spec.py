@@ -245,9 +245,12 @@ class Export(Spec, frozen=True):
     @property
     def calibrations(self) -> tuple[Calibration, ...]:
         """All that `quantizer`, `calibration_images` and `calibration_seed` ask for, each once."""
-        lists = (value if isinstance(value, tuple) else (value,)
-                 for value in (self.quantizer, self.calibration_images, self.calibration_seed))  # fmt: skip
-        return tuple(dict.fromkeys(Calibration(images=i, seed=s, quantizer=q) for q, i, s in product(*lists)))
+        quantizers: tuple[Quantizer, ...] = (self.quantizer,) if isinstance(self.quantizer, str) else self.quantizer
+        images, seeds = (
+            (value,) if isinstance(value, int) else value for value in (self.calibration_images, self.calibration_seed)
+        )
+        found = (Calibration(images=i, seed=s, quantizer=q) for q, i, s in product(quantizers, images, seeds))
+        return tuple(dict.fromkeys(found))
 
 
 class Benchmark(Spec, frozen=True):

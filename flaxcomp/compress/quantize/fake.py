@@ -37,7 +37,9 @@ def fake_quantized(network: nnx.Module, shape: Shape, *, per_channel: bool = Tru
 
     def rounding(network: nnx.Module) -> nnx.Module:
         network.eval()
-        result = qwix.quantize_model(network, _known(_Training(_RULES, **_options(per_channel))), jnp.zeros((1, *shape)))
+        result: nnx.Module = qwix.quantize_model(
+            network, _known(_Training(_RULES, **_options(per_channel))), jnp.zeros((1, *shape))
+        )
         result.__class__ = _moving(type(result))
         result.train()  # auxiliary heads have ranges too, which evaluation does not meet
         result(jnp.zeros((2, *shape)), rngs=nnx.Rngs(dropout=0))

@@ -1,4 +1,4 @@
-"""A trial with the block `quantize`: from the trained network's weights to one whose ranges lie beside it, alone and in packs."""
+"""A trial with the block `quantize`: from a trained network to one with ranges beside its weights, alone and in packs."""
 
 import dataclasses
 from pathlib import Path
