@@ -57,12 +57,7 @@ def images(n: int, high: float = 1.0) -> jax.Array:
 
 def test_every_activation_has_a_range_and_they_begin_unset() -> None:
     found = ranges(rounding(small()))
-    assert sorted(found) == [
-        "avg_pool0",
-        "conv/conv/conv_general_dilated0_lhs",
-        "final_output0",
-        "logits/dot_general0_lhs",
-    ]
+    assert sorted(found) == ["avg_pool0", "conv/conv/conv_general_dilated0_lhs", "final_output0"]  # pooling keeps its scale
     assert all((its == 0).all() and its.shape == (3,) for its in found.values())
 
 
