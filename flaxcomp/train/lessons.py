@@ -10,7 +10,7 @@ from flaxcomp.data.augment import variants_of
 from flaxcomp.sweep.spec import TrialConfig
 
 if TYPE_CHECKING:
-    from flaxcomp.train.program import Program
+    from flaxcomp.train.one import OneTrial
 
 Tree = Any  # a pytree of arrays
 
@@ -69,7 +69,7 @@ class Classroom:
         images: indices of the training images that are trained on, ascending.
     """
 
-    def __init__(self, config: TrialConfig, programs: Sequence["Program"], images: jax.Array) -> None:
+    def __init__(self, config: TrialConfig, programs: Sequence["OneTrial"], images: jax.Array) -> None:
         assert config.distill is not None
         self._distill, self._augment = config.distill, config.train.augment
         self._programs, self._images = programs, images
