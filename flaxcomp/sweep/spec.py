@@ -120,6 +120,8 @@ class TrainOptions(Spec, frozen=True):
     schedule: Schedule = Schedule()
     augment: Augment = Augment()
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and products; parameters stay float32
+    # the share of their old running statistics that batch norms keep at each step; None: as the architecture's authors have it
+    batch_norm_momentum: Fraction | None = None
     checkpoint_every_epochs: PositiveInt = 1
     phases: tuple[Phase, ...] = ()  # one after the other, instead of `epochs`
 

@@ -130,6 +130,7 @@ class OneTrial:
         of what it has besides its parameters."""
         plain = abstract(self.config.model, self.image_shape, self.info.num_classes)
         network = self._variant.wrapped(plain, self.image_shape)
+        self._set_momentum(network)
         network.train()
         train_graph, hooks = nnx.graphdef(network), Hooks(network, self.steps)
         network.set_attributes(use_running_average=True, raise_if_not_found=False)
@@ -137,6 +138,16 @@ class OneTrial:
         network.eval()
         eval_graph, _, stats = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
         return train_graph, still_graph, eval_graph, hooks, nnx.to_pure_dict(stats)
+
+    def _set_momentum(self, network: nnx.Module) -> None:
+        momentum = self.config.train.batch_norm_momentum
+        if momentum is None:
+            return
+        try:
+            network.set_attributes(nnx.BatchNorm, momentum=momentum)
+        except ValueError:
+            name = self.config.model["name"]
+            raise UserError(f"train.batch_norm_momentum must be left out for {name}, which has no batch norm") from None
 
     def _build(self, key: jax.Array) -> nnx.Module:
         return registry.build(self.config.model, self.image_shape, self.info.num_classes, nnx.Rngs(params=key))

@@ -15,6 +15,7 @@ from flaxcomp.sweep.ids import signature
 from flaxcomp.sweep.spec import Augment, Dataset, Distill, Optimizer, Schedule, Train, TrialConfig
 from flaxcomp.train.batches import in_batches
 from flaxcomp.train.lessons import Networks, Table
+from flaxcomp.train.names import by_name
 from flaxcomp.train.program import Program
 from flaxcomp.train.resident import Resident
 
@@ -287,3 +288,26 @@ def test_a_batch_may_be_all_images_and_is_never_cut(data: Resident) -> None:
     assert set(order) | set(np.asarray(program.split.validation).tolist()) == set(range(20))
     with pytest.raises(UserError, match=r"train.batch_size must be at most 18, the images to train on, got 19"):
         Program(trial(train=Train(batch_size=19), train_limit=20), data)
+
+
+def test_batch_norms_keep_as_much_of_their_statistics_as_the_training_says(data: Resident) -> None:
+    """After one step with weights that stand still the running mean is (1 - momentum) times the batch's, for it began at 0."""
+    means = {}
+    for momentum in (0.0, 0.75):
+        train = Train(batch_size=64, optimizer=Optimizer(learning_rate=1e-12), batch_norm_momentum=momentum)
+        config = TrialConfig(
+            dataset=Dataset(name="mnist_sample"), model={"name": "effnet", "blocks": 3, "width": 4}, train=train
+        )
+        program = Program(config, data)
+        hyper = program.hyper([config], [0])
+        state = program.train(program.init(hyper), hyper, program.order(hyper, 0), None, 0, 0, 1)
+        means[momentum] = {name: np.asarray(leaf) for name, leaf in by_name(state["stats"]).items() if name.endswith("mean")}
+    assert all(np.abs(leaf).max() > 0 for leaf in means[0.0].values())
+    for name, leaf in means[0.75].items():
+        np.testing.assert_allclose(leaf, 0.25 * means[0.0][name], rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_a_network_without_batch_norm_has_no_momentum_to_set(data: Resident) -> None:
+    train = Train(batch_size=64, batch_norm_momentum=0.5)
+    with pytest.raises(UserError, match=r"train\.batch_norm_momentum must be left out for simplenet_v5"):
+        Program(trial(train=train), data)
