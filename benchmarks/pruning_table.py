@@ -55,7 +55,9 @@ def points_of(trials: list[Row]) -> list[Point]:
     """One for each method, ratio and continuation, the dense network first."""
     alike: dict[tuple[str, float, str], list[Row]] = defaultdict(list)
     for row in trials:
-        alike[method_of(row), row.get("prune.ratio") or 0.0, then_of(row)].append(row)
+        block = block_of(row)
+        ratio = (block and row.get(f"{block}.ratio")) or 0.0
+        alike[method_of(row), ratio, (row[f"{block}.then"] if block else "")].append(row)
     points = []
     for (method, ratio, then), rows in alike.items():
         error = summarise([100 * (1 - row["test_accuracy"]) for row in rows])
@@ -64,21 +66,30 @@ def points_of(trials: list[Row]) -> list[Point]:
     return sorted(points, key=lambda p: (p.method != DENSE, p.ratio, p.then, p.method != BASELINE, p.method))
 
 
+def block_of(row: Row) -> str | None:
+    """The last method of compression that a trial has."""
+    return next((name for name in reversed(METHODS) if row.get(f"{name}.then") is not None), None)
+
+
 def method_of(row: Row) -> str:
-    """The block and, for `prune`, its criterion and what else sets it apart."""
-    block = next((name for name in METHODS if any(key.startswith(f"{name}.") for key in row)), None)
-    if block != "prune":
-        return block or DENSE
-    words = [row["prune.criterion"]]
-    words += [f"per {row['prune.per_cost']}"] if row["prune.per_cost"] != "none" else []
-    words += ["slimmed"] if row["prune.penalty"] else []
-    words += [f"in {row['prune.steps']} steps"] if row["prune.schedule"] == "iterative" else []
-    words += [f"retrained {len(row['prune.retrain_at'])} times"] if row["prune.retrain_at"] else []
+    """The block, and what else sets a trial apart; of `prune` its criterion first."""
+    block = block_of(row)
+    if block == "prune":
+        words = [row["prune.criterion"]]
+        words += [f"per {row['prune.per_cost']}"] if row["prune.per_cost"] != "none" else []
+        words += ["slimmed"] if row["prune.penalty"] else []
+        words += [f"in {row['prune.steps']} steps"] if row["prune.schedule"] == "iterative" else []
+        words += [f"retrained {len(row['prune.retrain_at'])} times"] if row["prune.retrain_at"] else []
+    elif block == "netadapt":
+        words = ["netadapt", row["netadapt.criterion"]]
+        words += ["small prunings"] if row["netadapt.allow_small_prunings"] else []
+        words += [f"{row['netadapt.sampled_layers']} layers sampled"] if row.get("netadapt.sampled_layers") else []
+    elif block == "morphnet":
+        words = ["morphnet", f"strength {row['morphnet.strength']:g}"]
+        words += ["restored"] if row.get("morphnet.ratio") is not None else []
+    else:
+        words = [block or DENSE]
     return ", ".join(words)
-
-
-def then_of(row: Row) -> str:
-    return next((value for key, value in row.items() if key.endswith(".then")), "")
 
 
 def table(points: list[Point]) -> list[str]:
