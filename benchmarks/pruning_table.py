@@ -55,7 +55,7 @@ def points_of(trials: list[Row]) -> list[Point]:
     """One for each method, ratio and continuation, the dense network first."""
     alike: dict[tuple[str, float, str], list[Row]] = defaultdict(list)
     for row in trials:
-        alike[method_of(row), row.get("prune.ratio") or 0.0, then_of(row)].append(row)
+        alike[method_of(row), ratio_of(row), then_of(row)].append(row)
     points = []
     for (method, ratio, then), rows in alike.items():
         error = summarise([100 * (1 - row["test_accuracy"]) for row in rows])
@@ -75,6 +75,11 @@ def method_of(row: Row) -> str:
     words += [f"in {row['prune.steps']} steps"] if row["prune.schedule"] == "iterative" else []
     words += [f"retrained {len(row['prune.retrain_at'])} times"] if row["prune.retrain_at"] else []
     return ", ".join(words)
+
+
+def ratio_of(row: Row) -> float:
+    """0 for the dense network, and for methods that have no such option."""
+    return next((float(row[f"{name}.ratio"]) for name in METHODS if f"{name}.ratio" in row), 0.0)
 
 
 def then_of(row: Row) -> str:
