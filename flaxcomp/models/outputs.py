@@ -18,8 +18,9 @@ from flaxcomp.models import layers
 
 Tree = Any
 
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "remat",
-          "remat2", "checkpoint"}  # fmt: skip
+# Primitives that run a program of their own, which may be written out in their place.
+CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "remat",
+         "remat2", "checkpoint"}  # fmt: skip
 _PRODUCTS = {"conv_general_dilated", "dot_general"}
 _ELEMENTWISE = {
     "add", "sub", "mul", "div", "max", "min", "exp", "exp2", "logistic", "tanh", "neg", "sign", "sqrt", "rsqrt", "cbrt",
@@ -146,7 +147,7 @@ class Traced:
             inputs = tuple(read(variable) for variable in equation.invars)
             params = equation.params
             inner = next((params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params), None)
-            if equation.primitive.name in _CALLS and inner is not None:
+            if equation.primitive.name in CALLS and inner is not None:
                 made = self._flatten(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs)
             else:
                 made = [next(self._numbers) for _ in equation.outvars]

@@ -13,9 +13,8 @@ from jax.extend.core import Literal
 from flaxcomp.compress.prune.reading import NOTHING, Axis, Known, Reading, Value, Weight, WeightAxis, constant, of
 from flaxcomp.compress.prune.rules import RULES, unknown
 from flaxcomp.models import layers
+from flaxcomp.models.outputs import CALLS
 
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "remat",
-          "remat2", "checkpoint"}  # fmt: skip
 _LARGEST_KNOWN = 1 << 16
 INPUT, LOGITS = "channels of the input", "the logits"
 
@@ -105,7 +104,7 @@ def _run(reading: Reading, jaxpr: Any, consts: Sequence[Any], given: Sequence[Va
         inputs = [read(variable) for variable in equation.invars]
         name, params = equation.primitive.name, equation.params
         inner = next((params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params), None)
-        if name in _CALLS and inner is not None:
+        if name in CALLS and inner is not None:
             outputs = _run(reading, getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs)
         elif all(isinstance(value, Known) for value in inputs) and (computed := _compute(equation, inputs)) is not None:
             outputs = computed

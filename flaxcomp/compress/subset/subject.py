@@ -14,7 +14,8 @@ from flaxcomp.models.outputs import Traced
 from flaxcomp.sweep.spec import Dataset
 from flaxcomp.train.inputs import input_shape, normalise
 
-BATCH = 250
+LARGEST_BATCH = 250
+_PIXELS = 1 << 22  # of a batch, at most: what layers make of them must fit into memory
 
 Tree = Any
 Masks = Mapping[str, NDArray[Any]]
@@ -31,11 +32,12 @@ class Subject:
     Args:
         network: in eval mode, with arrays or with their shapes alone: weights are given with each call.
         spec, info: of the data set.
-        batch: images that are seen at once.
+        largest_batch: images that are seen at once, fewer where they are large.
     """
 
-    def __init__(self, network: nnx.Module, spec: Dataset, info: DatasetInfo, batch: int = BATCH) -> None:
+    def __init__(self, network: nnx.Module, spec: Dataset, info: DatasetInfo, largest_batch: int = LARGEST_BATCH) -> None:
         shape = input_shape(spec, info)
+        batch = max(1, min(largest_batch, _PIXELS // (shape[0] * shape[1])))
         self._batch = batch
         with jax.default_matmul_precision("highest"):  # a GPU's default is lower
             self.traced = Traced(network, jax.ShapeDtypeStruct((batch, *shape), jnp.float32))
