@@ -20,7 +20,7 @@ ARROWS = {
     "devices": set(),
     "train": {"data", "models", "distill", "checkpoint"},
     "compress": {"train", "models", "data", "checkpoint", "sweep"},
-    "export": {"train", "models", "data", "store", "sweep"},
+    "export": {"train", "models", "data", "store", "sweep", "compress"},  # how a training rounded is how its file rounds
     "schedule": {"sweep", "store", "data", "models", "train", "checkpoint", "compress"},
     "report": {"store", "sweep"},
 }
@@ -31,6 +31,8 @@ HOMES = {  # a package and the only rooms that import it
     "tf2onnx": {"export"},
     "onnx": {"export"},
     "onnxruntime": {"export"},
+    "ai_edge_quantizer": {"export"},
+    "qwix": {"compress"},
     "orbax": {"checkpoint"},
     "tensorstore": {"checkpoint"},
     "sqlalchemy": {"store"},

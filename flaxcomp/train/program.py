@@ -25,6 +25,7 @@ from flaxcomp.models.abstract import abstract
 from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.train.hooks import Hooks
 from flaxcomp.train.inputs import input_shape, normalise
+from flaxcomp.train.names import by_name, name_of
 from flaxcomp.train.optimizers import make_optimizer
 from flaxcomp.train.phases import Stage, stacked, stages
 from flaxcomp.train.resident import Resident
@@ -85,7 +86,7 @@ class Program:
         self.image_shape = input_shape(spec, self.info)
         self.stages = stages(config, self.image_shape, self.info.num_classes, self.steps_per_epoch)
         self.steps = self.stages[-1].last
-        self._train_graph, self._still_graph, self._eval_graph, self._hooks = self._graphs()
+        self._train_graph, self._still_graph, self._eval_graph, self._hooks, self._stats = self._graphs()
         self._loss = distill.load(config.distill.loss) if config.distill else None
         self._auxiliary_weight: float = getattr(registry.config_of(config.model), "auxiliary_weight", 0.0)
 
@@ -199,15 +200,18 @@ class Program:
 
     # One trial.
 
-    def _graphs(self) -> tuple[Any, Any, Any, Hooks]:
-        """The network as it trains, as it trains with frozen statistics, and in eval mode; and what it does besides."""
-        network = abstract(self.config.model, self.image_shape, self.info.num_classes)
+    def _graphs(self) -> tuple[Any, Any, Any, Hooks, Tree]:
+        """The network as it trains, as it trains with frozen statistics, and in eval mode; what it does besides; and the shapes
+        of what it has besides its parameters."""
+        plain = abstract(self.config.model, self.image_shape, self.info.num_classes)
+        network = self._variant.wrapped(plain, self.image_shape)
         network.train()
         train_graph, hooks = nnx.graphdef(network), Hooks(network, self.steps)
         network.set_attributes(use_running_average=True, raise_if_not_found=False)
         still_graph = nnx.graphdef(network)
         network.eval()
-        return train_graph, still_graph, nnx.graphdef(network), hooks
+        eval_graph, _, stats = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
+        return train_graph, still_graph, eval_graph, hooks, nnx.to_pure_dict(stats)
 
     def _build(self, key: jax.Array) -> nnx.Module:
         return registry.build(self.config.model, self.image_shape, self.info.num_classes, nnx.Rngs(params=key))
@@ -215,7 +219,9 @@ class Program:
     def _init(self, hyper: dict[str, jax.Array]) -> State:
         key = jax.random.fold_in(jax.random.key(hyper["seed"]), _INITIAL)
         _, params, stats = nnx.split(self._build(key), nnx.Param, ...)  # type: ignore[misc]
-        params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+        params, built = nnx.to_pure_dict(params), by_name(nnx.to_pure_dict(stats))
+        # What the variant has besides begins as zeros.
+        stats = jax.tree_util.tree_map_with_path(lambda p, s: built.get(name_of(p), jnp.zeros(s.shape, s.dtype)), self._stats)
         return self._begin(self.stages[0], {"params": params, "stats": stats, "loss_sum": jnp.zeros((), jnp.float32)}, hyper)
 
     def _begin(self, stage: Stage, state: State, hyper: Tree) -> State:
@@ -322,12 +328,14 @@ class Program:
         return over_trials
 
     def _traced(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        forms = layers.fast_forms if self._variant.wrap is None else layers.plain_forms
+
         @functools.wraps(function)
-        def with_fast_forms(*args: Any) -> Any:
-            with layers.fast_forms():
+        def with_forms(*args: Any) -> Any:
+            with forms():
                 return function(*args)
 
-        return with_fast_forms
+        return with_forms
 
 
 def _in_batches(function: Callable[[jax.Array], Any], index: jax.Array) -> Any:

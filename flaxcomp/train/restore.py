@@ -32,11 +32,31 @@ def load_model(folder: Path, config: TrialConfig, info: DatasetInfo) -> nnx.Modu
     arrays = load_arrays(folder)
     shape, classes = input_shape(config.dataset, info), info.num_classes
     network = abstract(config.model, shape, classes)
-    graph, _, _ = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
-    params, stats = jax.tree.map(jnp.asarray, (arrays["params"], arrays["stats"]))
+    graph, _, own = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
+    stats = _parted(arrays["stats"], own)[0] if config.quantize is not None else arrays["stats"]
+    params, stats = jax.tree.map(jnp.asarray, (arrays["params"], stats))
     model = registry.ship(nnx.merge(graph, params, stats), config.model, shape, classes)
     model.eval()
     return model
+
+
+def load_besides(folder: Path, config: TrialConfig, info: DatasetInfo) -> dict[Any, Any]:
+    """What a trial's training had besides the network of its configuration, such as ranges, as nested NumPy arrays.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    network = abstract(config.model, input_shape(config.dataset, info), info.num_classes)
+    return _parted(load_arrays(folder)["stats"], nnx.state(network))[1]
+
+
+def _parted(stats: dict[Any, Any], own: Any) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """What a network has itself, and the rest."""
+    names = nnx.traversals.flatten_mapping(nnx.to_pure_dict(own))
+    flat = nnx.traversals.flatten_mapping(stats)
+    parts = ({path: leaf for path, leaf in flat.items() if (path in names) == wanted} for wanted in (True, False))
+    its, rest = (nnx.traversals.unflatten_mapping(part) for part in parts)
+    return its, rest
 
 
 def weights_of(network: nnx.Module) -> dict[str, Any]:
