@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from flaxcomp.errors import UserError
 from flaxcomp.export.metadata import read_metadata
+from flaxcomp.export.operators import Tensor
+from flaxcomp.export.tensors import Floats, dequantised, quantised
 
-Floats = npt.NDArray[np.float32]
 Run = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]  # what the file takes, one image at a time, to what it gives
 
 
@@ -65,14 +66,14 @@ def predict(path: Path, inputs: Floats, *, reference_kernels: bool = False, thre
     """
     card = read_metadata(path)
     make: Callable[[], Run] = (lambda: _onnx(path)) if path.suffix == ".onnx" else (lambda: _tflite(path, reference_kernels))
-    quantised = _quantise(inputs, card["input"])
-    shares = [share for share in np.array_split(quantised, threads or _cores()) if len(share)]
+    stored = quantised(inputs, _end(card["input"]))
+    shares = [share for share in np.array_split(stored, threads or _cores()) if len(share)]
     try:
         with ThreadPoolExecutor(len(shares)) as pool:
             outputs = list(pool.map(lambda share: make()(share), shares))
     except Exception as error:  # ValueError and RuntimeError from TFLite, onnxruntime's own classes
         raise UserError(f"{path}: this file cannot be run: {str(error).strip().splitlines()[0]}") from error
-    return _dequantise(np.concatenate(outputs), card["output"])
+    return dequantised(np.concatenate(outputs), _end(card["output"]))
 
 
 def _cores() -> int:
@@ -113,17 +114,5 @@ def _onnx(path: Path) -> Run:
     return lambda images: np.concatenate([session.run(None, {name: images[i : i + 1]})[0] for i in range(len(images))])
 
 
-def _quantise(inputs: Floats, end: dict[str, Any]) -> npt.NDArray[Any]:
-    if end["dtype"] == "float32":
-        return inputs
-    limits = np.iinfo(end["dtype"])
-    steps = np.round(inputs / np.float32(end["scale"])) + end["zero_point"]
-    stored: npt.NDArray[Any] = np.clip(steps, limits.min, limits.max).astype(end["dtype"])
-    return stored
-
-
-def _dequantise(outputs: npt.NDArray[Any], end: dict[str, Any]) -> Floats:
-    if end["dtype"] == "float32":
-        return outputs
-    logits: Floats = (outputs.astype(np.float32) - end["zero_point"]) * np.float32(end["scale"])
-    return logits
+def _end(about: dict[str, Any]) -> Tensor:
+    return Tensor(about["dtype"], tuple(about["shape"]), about.get("scale", 0.0), about.get("zero_point", 0))

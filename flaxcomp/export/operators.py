@@ -55,7 +55,12 @@ def foreign_operators(data: bytes) -> list[str]:
 
 def not_int8(data: bytes) -> list[str]:
     """Names of operators that take or give an activation other than int8."""
-    return sorted({op.name for op in operators(data) if any(kind != "INT8" for kind in op.types)})
+    return others_than("INT8", data)
+
+
+def others_than(kind: str, data: bytes) -> list[str]:
+    """Names of operators that take or give an activation of another type; `kind` as in TFLite's schema."""
+    return sorted({op.name for op in operators(data) if any(own != kind for own in op.types)})
 
 
 def weight_types(data: bytes) -> list[str]:

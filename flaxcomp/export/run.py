@@ -11,15 +11,16 @@ import numpy as np
 from flaxcomp import durable
 from flaxcomp.data.arrays import Arrays, load
 from flaxcomp.errors import UserError
-from flaxcomp.export.check import Floats, check, predict
-from flaxcomp.export.convert import ExportError, Precision
-from flaxcomp.export.lacking import File, files_of, lacking
+from flaxcomp.export.check import check, predict
+from flaxcomp.export.convert import ExportError
+from flaxcomp.export.lacking import File, files_of, has_own_ranges, lacking
 from flaxcomp.export.operators import ends
+from flaxcomp.export.tensors import Floats
 from flaxcomp.export.trained import Trained
 from flaxcomp.store.frame import Row
 from flaxcomp.store.lease import Lease
 from flaxcomp.store.paths import RunPaths
-from flaxcomp.sweep.spec import Export, TrialConfig
+from flaxcomp.sweep.spec import Calibration, Export, TrialConfig
 
 if TYPE_CHECKING:
     from flaxcomp.store.records import Store
@@ -33,7 +34,8 @@ def export_trial(paths: RunPaths, trial_id: str, config: TrialConfig, spec: Expo
     Raises:
         UserError: the trial's model cannot be read.
     """
-    return list(export_files(paths, _read(paths, trial_id, config, spec, arrays), files_of(spec)))
+    files = files_of(spec, own_ranges=has_own_ranges(config))
+    return list(export_files(paths, read_trained(paths, trial_id, config, spec, arrays), files))
 
 
 def export_files(paths: RunPaths, trained: Trained, files: Collection[File]) -> Iterator[Row]:
@@ -42,13 +44,14 @@ def export_files(paths: RunPaths, trained: Trained, files: Collection[File]) -> 
     Yields:
         A row a file: `trial, artifact, precision, format, size_bytes, accuracy, accuracy_drop` (Flax's test accuracy minus the
         file's), `flagged, reason` (what is wrong with it), `note` (what is worth knowing), `flax_accuracy, max_abs_error,
-        agreement, metadata_bytes, calibration_images, kernel_steps` (int8 TFLite: XNNPACK against reference kernels).
+        agreement, metadata_bytes`, how the ranges were found: `quantizer` (tensorflow, ai_edge; qwix: in training),
+        `calibration_images, calibration_seed`, and `kernel_steps` (int8 TFLite: XNNPACK against reference kernels).
         Where a file cannot be made or run, `artifact` is None and `reason` says why.
     """
-    for precision, format_ in files:
-        row = {"trial": trained.card.trial, "precision": precision, "format": format_}
+    for file in files:
+        row = {"trial": trained.card.trial, "precision": file.precision, "format": file.format, **_way(file.calibration)}
         try:
-            yield row | _export_file(paths, trained, precision, format_)
+            yield row | _export_file(paths, trained, file)
         except ExportError as error:
             yield row | {"artifact": None, "flagged": True, "reason": str(error)}
 
@@ -85,7 +88,7 @@ def export_run(
         if arrays is None or arrays.info.name != config.dataset.name:
             arrays = load(config.dataset.name)
         try:
-            trained = _read(paths, trial_id, config, spec, arrays)
+            trained = read_trained(paths, trial_id, config, spec, arrays)
         except UserError as error:
             unreadable.append(f"{trial_id}: {error}")
             continue
@@ -111,41 +114,57 @@ def _work(
     return work, {id_: msgspec.json.decode(text, type=TrialConfig) for id_, text in store.configs(work).items()}
 
 
-def _read(paths: RunPaths, trial_id: str, config: TrialConfig, spec: Export, arrays: Arrays) -> Trained:
+def read_trained(paths: RunPaths, trial_id: str, config: TrialConfig, spec: Export, arrays: Arrays) -> Trained:
+    """A finished trial, ready for export.
+
+    Raises:
+        UserError: its network cannot be read.
+    """
     from flaxcomp.train.found import as_trained
-    from flaxcomp.train.restore import load_model
+    from flaxcomp.train.restore import load_besides, load_model
 
-    config = as_trained(paths, trial_id, config)
-    return Trained.of(trial_id, config, spec, arrays, load_model(paths.model(trial_id), config, arrays.info))
+    config, folder = as_trained(paths, trial_id, config), paths.model(trial_id)
+    network = load_model(folder, config, arrays.info)
+    ranges = load_besides(folder, config, arrays.info) if has_own_ranges(config) else None
+    return Trained.of(trial_id, config, spec, arrays, network, ranges)
 
 
-def _export_file(paths: RunPaths, trained: Trained, precision: Precision, format_: str) -> Row:
-    made = trained.make(precision, format_)
+def _export_file(paths: RunPaths, trained: Trained, file: File) -> Row:
+    made, precision = trained.make(file), file.precision
     sha256 = hashlib.sha256(made.content).hexdigest()
-    path = paths.artifact(sha256, format_)
+    path = paths.artifact(sha256, file.format)
     durable.write_bytes(path, made.content)
     try:
-        result = check(path, trained.inputs, trained.test_labels, trained.logits)
-        steps = _kernel_steps(path, trained.inputs) if (precision, format_) == ("int8", "tflite") else None
+        result = check(path, trained.inputs, trained.test_labels, trained.reference(precision))
+        steps = _kernel_steps(path, trained.inputs) if file[:2] == ("int8", "tflite") else None
     except UserError as error:  # a file that its runtime refuses is no artifact
         path.unlink()
         raise ExportError(str(error)) from error
     reasons = trained.faults(made, precision, result, steps)
+    accuracy, of_training = trained.accuracy(precision), precision == "int8" and made.bare.calibration is None
     return {
         "artifact": sha256,
         "size_bytes": len(made.content),
         "accuracy": result.accuracy,
-        "accuracy_drop": trained.accuracy - result.accuracy,
+        "accuracy_drop": accuracy - result.accuracy,
         "flagged": bool(reasons),
         "reason": "; ".join(reasons) or None,
         "note": trained.note(made, precision),
-        "flax_accuracy": trained.accuracy,
+        "flax_accuracy": accuracy,
         "max_abs_error": result.max_abs_error,
         "agreement": result.agreement,
         "metadata_bytes": made.metadata_bytes,
-        "calibration_images": len(trained.calibration) if precision == "int8" else None,
         "kernel_steps": steps,
+        **(_way(None) | {"quantizer": "qwix"} if of_training else _way(made.bare.calibration)),
     }
+
+
+def _way(calibration: Calibration | None) -> Row:
+    """How a file's ranges were found, in the columns of a row."""
+    if calibration is None:
+        return {"quantizer": None, "calibration_images": None, "calibration_seed": None}
+    return {"quantizer": calibration.quantizer, "calibration_images": calibration.images,
+            "calibration_seed": calibration.seed}  # fmt: skip
 
 
 def _kernel_steps(path: Path, inputs: Floats) -> int:

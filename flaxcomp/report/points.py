@@ -27,16 +27,33 @@ def trial_rows(frame: RunFrame, role: str = "trial") -> list[Row]:
 
 
 def artifact_rows(frame: RunFrame) -> list[Row]:
-    """TFLite files of finished trials, with their trial's columns."""
+    """TFLite files of finished trials, with their trial's columns, and `file`, which tells those of a trial apart."""
     trials = {row["trial"]: row for row in trial_rows(frame)}
-    files = (row for row in frame.artifacts if row.get("format", "tflite") == "tflite")
+    files = (row for row in _named(frame.artifacts) if row.get("format", "tflite") == "tflite")
     return [{**trials[row["trial"]], **row} for row in files if row["trial"] in trials]
+
+
+def _named(artifacts: Sequence[Row]) -> list[Row]:
+    """With `file`: the precision and, of several of a trial, how its ranges were found as far as that differs."""
+    together: dict[tuple[str, str, str], list[Row]] = {}
+    for row in artifacts:
+        together.setdefault((row["trial"], row["precision"], row.get("format", "tflite")), []).append(row)
+    named = []
+    for row in artifacts:
+        alike = together[row["trial"], row["precision"], row.get("format", "tflite")]
+        differing = [name for name in _WAYS if len({other.get(name) for other in alike if other.get("artifact")}) > 1]
+        parts = [_WAYS[name].format(row[name]) for name in differing if row.get(name) is not None]
+        named.append(row | {"file": ", ".join([str(row["precision"]), *parts])})
+    return named
+
+
+_WAYS = {"quantizer": "{}", "calibration_images": "{} images", "calibration_seed": "seed {}"}
 
 
 def measurement_rows(frame: RunFrame) -> list[Row]:
     """Measurements of finished trials' files, with the columns of the trial and the file."""
     trials = {row["trial"]: row for row in trial_rows(frame)}
-    files = {(row["trial"], row["artifact"]): row for row in frame.artifacts}
+    files = {(row["trial"], row["artifact"]): row for row in _named(frame.artifacts)}
     return [
         {**trials[row["trial"]], **files.get((row["trial"], row["artifact"]), {}), **row}
         for row in frame.measurements

@@ -10,7 +10,7 @@ from flaxcomp.sweep.spec import Metric
 
 Kind = Literal["share", "count", "bytes", "milliseconds", "seconds", "number"]
 Goal = Literal["maximize", "minimize"]
-PRECISIONS = ("float32", "float16", "dynamic", "int8")  # the ladder, from the top
+PRECISIONS = ("float32", "float16", "weight_only", "dynamic", "int16", "int8")  # the ladder, from the top
 
 
 @dataclass(frozen=True)

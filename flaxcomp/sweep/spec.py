@@ -4,6 +4,7 @@ Field names are the keys of the file. Defaults are left out of a trial's canonic
 change the id of old trials.
 """
 
+from itertools import product
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -18,7 +19,8 @@ from flaxcomp.sweep.compression.subset import Subset
 from flaxcomp.sweep.kinds import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Spec, Unit
 from flaxcomp.sweep.sizes import SIZE_PATTERN, size_bytes
 
-Precision = Literal["float32", "float16", "dynamic", "int8"]
+Precision = Literal["float32", "float16", "weight_only", "dynamic", "int16", "int8"]
+Quantizer = Literal["tensorflow", "ai_edge"]
 Size = int | Annotated[str, Meta(extra_json_schema={"pattern": SIZE_PATTERN})]  # bytes, or text such as 200 GiB
 
 
@@ -221,12 +223,34 @@ class Metric(Spec, frozen=True):
     goal: Literal["maximize", "minimize"]
 
 
+class Calibration(Spec, frozen=True):
+    """How a file's ranges are found: the smallest and largest value of each activation on some of the training images."""
+
+    images: PositiveInt = 200
+    seed: NonNegativeInt = 0  # which images
+    quantizer: Quantizer = "tensorflow"
+
+
 class Export(Spec, frozen=True):
+    """Of `quantizer`, `calibration_images` and `calibration_seed` several may be given: a file for each, of int16 and int8."""
+
     select: Annotated[str, Meta(pattern=r"^(front|all|best:[1-9][0-9]*)$")] = "front"  # best:N by the first metric
     precisions: Annotated[tuple[Precision, ...], Meta(min_length=1)] = ("float32", "float16", "dynamic", "int8")
     onnx: bool = True
-    calibration_images: PositiveInt = 200
+    quantizer: Quantizer | Annotated[tuple[Quantizer, ...], Meta(min_length=1)] = "tensorflow"  # what makes int16 and int8
+    calibration_images: PositiveInt | Annotated[tuple[PositiveInt, ...], Meta(min_length=1)] = 200
+    calibration_seed: NonNegativeInt | Annotated[tuple[NonNegativeInt, ...], Meta(min_length=1)] = 0
     max_accuracy_drop: NonNegative = 0.01  # a larger drop against the Flax model marks the artifact
+
+    @property
+    def calibrations(self) -> tuple[Calibration, ...]:
+        """All that `quantizer`, `calibration_images` and `calibration_seed` ask for, each once."""
+        quantizers: tuple[Quantizer, ...] = (self.quantizer,) if isinstance(self.quantizer, str) else self.quantizer
+        images, seeds = (
+            (value,) if isinstance(value, int) else value for value in (self.calibration_images, self.calibration_seed)
+        )
+        found = (Calibration(images=i, seed=s, quantizer=q) for q, i, s in product(quantizers, images, seeds))
+        return tuple(dict.fromkeys(found))
 
 
 class Benchmark(Spec, frozen=True):

@@ -15,24 +15,26 @@ from flaxcomp.checkpoint.models import save_models
 from flaxcomp.cli.main import cli
 from flaxcomp.errors import UserError
 from flaxcomp.export.check import predict
+from flaxcomp.export.lacking import File, files_of
 from flaxcomp.export.metadata import read_metadata
-from flaxcomp.export.run import export_run, export_trial, files_of
+from flaxcomp.export.run import export_run, export_trial
 from flaxcomp.store.lease import LeaseLostError
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
 from flaxcomp.sweep.expand import Trial
 from flaxcomp.sweep.ids import signature, trial_id
 from flaxcomp.sweep.plan import Pack
-from flaxcomp.sweep.spec import Export, Metric, Sweep, TrialConfig
+from flaxcomp.sweep.spec import Calibration, Export, Metric, Sweep, TrialConfig
 
 BEST, WORST, UNFINISHED = (msgspec.structs.replace(CONFIG, seed=seed) for seed in range(3))
+USUAL = Calibration()
 ALL = [
-    ("float32", "tflite"),
-    ("float16", "tflite"),
-    ("dynamic", "tflite"),
-    ("int8", "tflite"),
-    ("float32", "onnx"),
-    ("int8", "onnx"),
+    File("float32", "tflite"),
+    File("float16", "tflite"),
+    File("dynamic", "tflite"),
+    File("int8", "tflite", USUAL),
+    File("float32", "onnx"),
+    File("int8", "onnx", USUAL),
 ]
 LEASE = {"host": "here", "pid": 1}
 
@@ -72,13 +74,23 @@ def paths(tmp_path: Path, network: dict) -> RunPaths:
 
 def test_files_of_a_specification():
     assert files_of(Export()) == ALL
-    assert files_of(Export(precisions=("int8", "dynamic"), onnx=False)) == [("int8", "tflite"), ("dynamic", "tflite")]
-    assert files_of(Export(precisions=("dynamic",))) == [("dynamic", "tflite")]
+    assert files_of(Export(precisions=("int8", "dynamic"), onnx=False)) == [ALL[3], ALL[2]]
+    assert files_of(Export(precisions=("dynamic",))) == [ALL[2]]
+
+
+def test_a_file_for_each_calibration():
+    spec = Export(precisions=("float32", "int16", "int8"), calibration_images=(50, 200), calibration_seed=(0, 1), onnx=False)
+    ways = [Calibration(images=images, seed=seed) for images in (50, 200) for seed in (0, 1)]
+    calibrated = [File(precision, "tflite", way) for precision in ("int16", "int8") for way in ways]
+    assert files_of(spec) == [File("float32", "tflite"), *calibrated]
+    assert files_of(spec, own_ranges=True) == [File("float32", "tflite"), *calibrated[:5]], "training found those of int8"
+    both = Export(precisions=("int8",), quantizer=("tensorflow", "ai_edge"), onnx=False)
+    assert [file.calibration for file in files_of(both)] == [USUAL, Calibration(quantizer="ai_edge")]
 
 
 def test_a_trained_net_leaves_at_every_precision(paths):
     rows = export_trial(paths, id_of(BEST), BEST, Export(), sample())
-    assert [(row["precision"], row["format"]) for row in rows] == ALL
+    assert [(row["precision"], row["format"]) for row in rows] == [file[:2] for file in ALL]
     found = {(row["precision"], row["format"]): row for row in rows}
     for row in rows:
         content = paths.artifact(row["artifact"], row["format"]).read_bytes()

@@ -9,8 +9,9 @@ from export_nets import CONFIG, net, sample, trained
 from flaxcomp.data.arrays import split_validation
 from flaxcomp.export.check import Check
 from flaxcomp.export.convert import to_tflite
-from flaxcomp.export.trained import KERNEL_BOUND, Made, Trained, calibration_indices
-from flaxcomp.sweep.spec import Dataset, Export, Validation
+from flaxcomp.export.lacking import File
+from flaxcomp.export.trained import KERNEL_BOUND, Bare, Made, Trained, calibration_indices
+from flaxcomp.sweep.spec import Calibration, Dataset, Export, Validation
 
 
 @pytest.fixture(scope="module")
@@ -18,15 +19,16 @@ def subject() -> Trained:
     return Trained.of("t" * 16, CONFIG, Export(calibration_images=20), sample(), trained())
 
 
-GOOD = Made(b"", 0, b"")
+GOOD = Made(b"", 0, Bare(b""))
+INT8 = File("int8", "tflite", Calibration(images=20))
 
 
 def result(subject: Trained, drop: float = 0.0, error: float = 1e-6) -> Check:
-    return Check(accuracy=subject.accuracy - drop, max_abs_error=error, agreement=1.0)
+    return Check(accuracy=subject.accuracy() - drop, max_abs_error=error, agreement=1.0)
 
 
 def test_flax_accuracy_is_that_of_the_trained_net(subject):
-    assert 0.95 < subject.accuracy < 1.0
+    assert 0.95 < subject.accuracy() < 1.0
     assert subject.logits.shape == (2000, 10)
 
 
@@ -62,12 +64,12 @@ def test_a_network_that_diverged_is_flagged(subject):
 def test_an_int8_file_with_other_operators_is_flagged(subject):
     forward, _, _ = net("Tiny")
     floats = to_tflite(forward, (28, 28, 1), "float32")
-    (fault,) = subject.faults(Made(b"", 0, floats), "int8", result(subject), 0)
+    (fault,) = subject.faults(Made(b"", 0, Bare(floats)), "int8", result(subject), 0)
     assert fault == "not int8: CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED, RESHAPE"
 
 
 def test_kernels_far_apart_are_flagged(subject):
-    made = subject.make("int8", "tflite")
+    made = subject.make(INT8)
     assert subject.faults(made, "int8", result(subject), KERNEL_BOUND) == []
     (fault,) = subject.faults(made, "int8", result(subject), KERNEL_BOUND + 1)
     assert fault == "XNNPACK and reference kernels differ by 9 quantisation steps, more than 8"
@@ -76,18 +78,18 @@ def test_kernels_far_apart_are_flagged(subject):
 def test_notes_tell_what_dynamic_range_left_alone(subject):
     forward, _, _ = net("Tiny")
     tiny = to_tflite(forward, (28, 28, 1), "dynamic")
-    assert subject.note(Made(tiny, 0, tiny), "dynamic").startswith(
+    assert subject.note(Made(tiny, 0, Bare(tiny)), "dynamic").startswith(
         "nothing was quantized: dynamic range leaves weights of fewer than 1,024"
     )
-    partly = subject.make("dynamic", "tflite")
+    partly = subject.make(File("dynamic", "tflite"))
     assert subject.note(partly, "dynamic") == "2 of 3 weights quantized: those of fewer than 1,024 elements stay float32"
     assert subject.note(partly, "float32") is None
 
 
 def test_a_float16_file_that_grew_is_noted(subject):
-    small = replace(subject, plain={"float32": b"1234"})
-    assert small.note(Made(b"12345", 0, b"1234"), "float16").startswith("no smaller than float32")
-    assert small.note(Made(b"123456", 3, b"123"), "float16") is None
+    small = replace(subject, plain={("float32", None): Bare(b"1234")})
+    assert small.note(Made(b"12345", 0, Bare(b"1234")), "float16").startswith("no smaller than float32")
+    assert small.note(Made(b"123456", 3, Bare(b"123")), "float16") is None
 
 
 def test_calibration_images_are_training_images_only():
@@ -100,10 +102,12 @@ def test_calibration_images_are_training_images_only():
     assert list(chosen) == sorted(chosen)
     np.testing.assert_array_equal(chosen, calibration_indices(spec, 1000, 30))
     assert len(calibration_indices(spec, 1000, 5000)) == 75  # all there are
+    assert list(chosen) != list(calibration_indices(spec, 1000, 30, seed=1))
 
 
 def test_the_card_says_how_int8_was_calibrated(subject):
     assert subject.card.calibration is None
-    assert len(subject.calibration) == 20
-    assert b'"calibration":{"images":20,"ranges":"min-max","seed":0,"split":"train"}' in subject.make("int8", "tflite").content
-    assert b'"calibration":null' in subject.make("float32", "tflite").content
+    assert len(subject.calibrating(Calibration(images=20))) == 20
+    told = b'"calibration":{"images":20,"quantizer":"tensorflow","ranges":"min-max","seed":0,"split":"train"}'
+    assert told in subject.make(INT8).content
+    assert b'"calibration":null' in subject.make(File("float32", "tflite")).content

@@ -240,6 +240,25 @@ def test_the_ladder_descends_from_float32_to_int8():
     assert "1 files whose accuracy fell" in info.caption
 
 
+def test_files_of_several_calibrations_have_a_rung_each():
+    row = trial()
+    *others, int8 = artifacts(row)
+    calibrated = [
+        int8 | {"artifact": f"{images:064}", "quantizer": "tensorflow", "calibration_images": images, "calibration_seed": 0}
+        for images in (1000, 50)
+    ]
+    info = precision_ladder.info(only(row, artifacts=[*others, *calibrated]))
+    assert [rung.name for rung in info.ladders[0].rungs] == [
+        "float32",
+        "float16",
+        "dynamic",
+        "int8, 50 images",
+        "int8, 1000 images",
+    ]
+    axis = precision_ladder.draw(info)["hconcat"][0]["encoding"]["x"]
+    assert axis["sort"] == [rung.name for rung in info.ladders[0].rungs]
+
+
 def test_conversions_that_failed_are_counted():
     row = trial()
     lost = {

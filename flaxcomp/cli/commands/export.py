@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from flaxcomp.store.records import Store
     from flaxcomp.sweep.spec import Export
 
-PRECISIONS = ("float32", "float16", "dynamic", "int8")
+PRECISIONS = ("float32", "float16", "weight_only", "dynamic", "int16", "int8")
+QUANTIZERS = ("tensorflow", "ai_edge")
 _SHOWN = 10
 _LEASE_S = 300.0  # checking one file on a slow machine takes less
 
@@ -32,6 +33,11 @@ _LEASE_S = 300.0  # checking one file on a slow machine takes less
 @click.option(
     "--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="Only this one; may be given again."
 )
+@click.option(
+    "--quantizer", "quantizers", multiple=True, type=click.Choice(QUANTIZERS), help="What makes int16 and int8 files."
+)
+@click.option("--calibration-images", "images", multiple=True, type=click.IntRange(1), help="How many set their ranges.")
+@click.option("--calibration-seed", "seeds", multiple=True, type=click.IntRange(0), help="Which images; a file for each.")
 @click.option("--no-onnx", is_flag=True, help="TFLite files only.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Copy the files there too, as TRIAL.PRECISION.FORMAT."
@@ -42,6 +48,9 @@ def command(
     rule: str | None,
     trials: tuple[str, ...],
     precisions: tuple[str, ...],
+    quantizers: tuple[str, ...],
+    images: tuple[int, ...],
+    seeds: tuple[int, ...],
     no_onnx: bool,
     out: Path | None,
     quiet: bool,
@@ -58,7 +67,8 @@ def command(
     paths = RunPaths.at(run)
     with Store.open(paths) as store:
         need((*TRAINING, *EXPORT), "export")
-        spec = _spec(store, rule, precisions, no_onnx)
+        given = {"precisions": precisions, "quantizer": quantizers, "calibration_images": images, "calibration_seed": seeds}
+        spec = _spec(store, rule, given, no_onnx)
         chosen = list(trials) or _selected(store, spec.select)
         gone = set(without_network(store, paths, _finished(store, chosen), spec))
         lease = store.acquire(host=socket.gethostname(), pid=os.getpid(), ttl_s=_LEASE_S)
@@ -99,16 +109,14 @@ def _wanted(row: "Row", spec: "Export") -> bool:
     return row["precision"] in spec.precisions and (spec.onnx or row["format"] != "onnx")
 
 
-def _spec(store: "Store", rule: str | None, precisions: Sequence[str], no_onnx: bool) -> "Export":
+def _spec(store: "Store", rule: str | None, lists: dict[str, tuple[Any, ...]], no_onnx: bool) -> "Export":
     import msgspec
 
     from flaxcomp.sweep.spec import Export
 
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {name: values for name, values in lists.items() if values}
     if rule is not None:
         given["select"] = rule
-    if precisions:
-        given["precisions"] = tuple(precisions)
     if no_onnx:
         given["onnx"] = False
     return msgspec.structs.replace(store.sweep().export or Export(), **given)
@@ -154,8 +162,8 @@ def _print_table(rows: Sequence["Row"]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("trial", "precision", "format", "size", "accuracy", "drop", "agreement", "max error", "remark")
-    for column in table.columns[3:8]:
+    table = Table("trial", "precision", "format", "ranges", "size", "accuracy", "drop", "agreement", "max error", "remark")
+    for column in table.columns[4:9]:
         column.justify = "right"
     for row in rows:
         remark = Text(f"flagged: {row['reason']}", "red") if row["flagged"] else Text(row["note"] or "")
@@ -163,8 +171,14 @@ def _print_table(rows: Sequence["Row"]) -> None:
         if row["artifact"] is not None:
             shares = [f"{row['accuracy']:.4f}", f"{row['accuracy_drop']:+.4f}", f"{row['agreement']:.4f}"]
             figures = [f"{row['size_bytes']:,}", *shares, f"{row['max_abs_error']:.2g}"]
-        table.add_row(row["trial"], row["precision"], row["format"], *figures, remark)
+        table.add_row(row["trial"], row["precision"], row["format"], _ranges(row), *figures, remark)
     Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _ranges(row: "Row") -> str:
+    """How they were found: the quantizer, images and seed of its calibration; "" where there are none."""
+    images, seed = row.get("calibration_images"), row.get("calibration_seed") or 0
+    return (row.get("quantizer") or "") + (f" {images}/{seed}" if images else "")
 
 
 def _print_flagged(rows: Sequence["Row"]) -> None:
@@ -181,4 +195,13 @@ def _copy(paths: "RunPaths", rows: Sequence["Row"], out: Path) -> None:
     for row in rows:
         if row["artifact"] is not None:
             content = paths.artifact(row["artifact"], row["format"]).read_bytes()
-            write_bytes(out / f"{row['trial']}.{row['precision']}.{row['format']}", content)
+            write_bytes(out / f"{row['trial']}.{_name(row, rows)}.{row['format']}", content)
+
+
+def _name(row: "Row", rows: Sequence["Row"]) -> str:
+    """The precision and, of several of a trial, how the ranges were found: `int8-tensorflow-200-0`."""
+    file = (row["trial"], row["precision"], row["format"])
+    if sum((other["trial"], other["precision"], other["format"]) == file for other in rows) == 1:
+        return str(row["precision"])
+    ways = (row.get(name) for name in ("quantizer", "calibration_images", "calibration_seed"))
+    return "-".join([row["precision"], *(str(way) for way in ways if way is not None)])

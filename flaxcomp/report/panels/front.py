@@ -149,7 +149,9 @@ def _point(row: Row, quantities: Sequence[Quantity], naming: Naming, settings: S
     if row.get("seed") is not None:
         figures["Seed"] = str(row["seed"])
     if "precision" in row:
-        figures["File"] = str(row["precision"]) + (" – accuracy fell beyond the bound" if row.get("flagged") else "")
+        figures["File"] = str(row.get("file", row["precision"])) + (
+            " – accuracy fell beyond the bound" if row.get("flagged") else ""
+        )
     if measured:
         figures["Device"] = str(Setting.of(row))
     for its in quantities:

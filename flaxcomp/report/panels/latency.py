@@ -22,6 +22,7 @@ class Timing:
     trial: str
     label: str
     precision: str
+    file: str
     latency_ms: float
     low_ms: float
     high_ms: float
@@ -81,14 +82,14 @@ def draw(info: LatencyInfo) -> Spec:
             mark = " (emulated)" if its.setting.emulated else ""
             figures = {
                 "Trial": timing.trial,
-                "File": timing.precision,
+                "File": timing.file,
                 "Latency": latency.text(timing.latency_ms) + mark,
                 "95 % interval": f"{latency.text(timing.low_ms)} to {latency.text(timing.high_ms)}",
                 "Device": str(its.setting),
             }
             values.append(
                 {
-                    "file": f"{names[timing.label]} ({timing.trial[:6]}, {timing.precision})",
+                    "file": f"{names[timing.label]} ({timing.trial[:6]}, {timing.file})",
                     "group": timing.precision,
                     "latency": latency.plotted(timing.latency_ms),
                     "low": latency.plotted(timing.low_ms),
@@ -107,6 +108,7 @@ def _timing(row: Row, naming: Naming) -> Timing:
         trial=str(row["trial"]),
         label=naming.label(row, seed=True),
         precision=str(row.get("precision", "")),
+        file=str(row.get("file", row.get("precision", ""))),
         latency_ms=latency,
         low_ms=low if is_number(low) else latency,
         high_ms=high if is_number(high) else latency,

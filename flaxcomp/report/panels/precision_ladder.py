@@ -17,9 +17,13 @@ LIMIT = len(PALETTE)
 
 @dataclass(frozen=True)
 class Rung:
-    """A file. `accuracy` and `drop` (against the Flax model) are shares, None where the file was not checked."""
+    """A file; `name` tells those of its trial apart.
+
+    `accuracy` and `drop` (against the Flax model) are shares, None where the file was not checked.
+    """
 
     precision: str
+    name: str
     accuracy: float | None
     drop: float | None
     size_bytes: int
@@ -53,20 +57,26 @@ class LadderInfo:
 def info(frame: RunFrame) -> LadderInfo | None:
     """None unless a trial has files of two precisions."""
     naming = Naming.of(frame)
-    files: dict[str, dict[str, Row]] = {}
+    files: dict[str, list[Row]] = {}
     for row in artifact_rows(frame):
         if row.get("precision") in PRECISIONS and is_number(row.get("size_bytes")):
-            files.setdefault(str(row["trial"]), {})[row["precision"]] = row
-    if not any(len(by_precision) > 1 for by_precision in files.values()):
+            files.setdefault(str(row["trial"]), []).append(row)
+    if not any(len({row["precision"] for row in rows}) > 1 for rows in files.values()):
         return None
     ranked = [trial for trial in best_trials(frame, len(frame.trials)) if trial in files]
     order = [*ranked, *(trial for trial in files if trial not in set(ranked))]
     ladders = []
     for trial in order[:LIMIT]:
-        rows = [files[trial][precision] for precision in PRECISIONS if precision in files[trial]]
+        rows = sorted(files[trial], key=_place)
         ladders.append(Ladder(trial, naming.label(rows[0], seed=True), tuple(_rung(row) for row in rows)))
     unmade = sum(not row.get("artifact") for row in artifact_rows(frame))
     return LadderInfo(tuple(ladders), len(files), unmade)
+
+
+def _place(row: Row) -> tuple[int, str, int, int]:
+    """From float32 down; files of one precision by how their ranges were found."""
+    way = (str(row.get("quantizer") or ""), row.get("calibration_images") or 0, row.get("calibration_seed") or 0)
+    return (PRECISIONS.index(row["precision"]), *way)
 
 
 def draw(info: LadderInfo) -> Spec:
@@ -77,14 +87,14 @@ def draw(info: LadderInfo) -> Spec:
         for rung in its.rungs:
             figures = {
                 "Trial": its.trial,
-                "Precision": rung.precision,
+                "Precision": rung.name,
                 accuracy.label: accuracy.text(rung.accuracy),
                 "Lost": "–" if rung.drop is None else accuracy.difference(rung.drop),
                 size.label: size.text(rung.size_bytes),
             }
             values.append(
                 {
-                    "precision": rung.precision,
+                    "precision": rung.name,
                     "accuracy": None if rung.accuracy is None else accuracy.plotted(rung.accuracy),
                     "size": size.plotted(rung.size_bytes),
                     "flagged": rung.flagged,
@@ -93,13 +103,17 @@ def draw(info: LadderInfo) -> Spec:
                 }
             )
     groups = list(names.values())
+    order = sorted(
+        {(PRECISIONS.index(rung.precision), i, rung.name) for its in info.ladders for i, rung in enumerate(its.rungs)}
+    )
+    steps = list(dict.fromkeys(name for *_, name in order))
     sizes = [rung.size_bytes for its in info.ladders for rung in its.rungs]
     return chart(
         "Accuracy and file size of the exported networks from float32 to int8",
         data={"values": values},
         hconcat=[
-            _steps("accuracy", accuracy, [], groups, legend=True),
-            _steps("size", size, sizes, groups, legend=False),
+            _steps("accuracy", accuracy, [], groups, steps, legend=True),
+            _steps("size", size, sizes, groups, steps, legend=False),
         ],
     )
 
@@ -107,6 +121,7 @@ def draw(info: LadderInfo) -> Spec:
 def _rung(row: Row) -> Rung:
     return Rung(
         precision=row["precision"],
+        name=str(row.get("file", row["precision"])),
         accuracy=row["accuracy"] if is_number(row.get("accuracy")) else None,
         drop=row["accuracy_drop"] if is_number(row.get("accuracy_drop")) else None,
         size_bytes=row["size_bytes"],
@@ -114,7 +129,7 @@ def _rung(row: Row) -> Rung:
     )
 
 
-def _steps(field: str, its: Quantity, values: list[int], groups: list[str], *, legend: bool) -> Spec:
+def _steps(field: str, its: Quantity, values: list[int], groups: list[str], steps: list[str], *, legend: bool) -> Spec:
     shape = {"condition": {"test": "datum.flagged", "value": "cross"}, "value": "circle"}
     size = {"condition": {"test": "datum.flagged", "value": 170}, "value": 70}
     pick = [legend_pick("pick")] if legend else []
@@ -123,7 +138,7 @@ def _steps(field: str, its: Quantity, values: list[int], groups: list[str], *, l
         "width": 400,
         "height": 300,
         "encoding": {
-            "x": {"field": "precision", "type": "ordinal", "sort": list(PRECISIONS), "title": None, "axis": {"labelAngle": 0}},
+            "x": {"field": "precision", "type": "ordinal", "sort": steps, "title": None, "axis": {"labelAngle": 0}},
             "y": {"field": field, **its.axis(values)},
             "color": colour(groups, None),
             "opacity": opacity,

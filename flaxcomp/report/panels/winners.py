@@ -79,7 +79,7 @@ def draw(info: WinnersInfo) -> Table:
                 Cell(info.naming.label(row)),
                 number(str(row.get("seed", "–")), row.get("seed")),
                 *figures,
-                Cell(str(row.get("precision", ""))),
+                Cell(str(row.get("file", row.get("precision", "")))),
                 Cell(str(Setting.of(row)) if "device" in row else ""),
             )
         )
