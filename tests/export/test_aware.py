@@ -1,20 +1,31 @@
 """Networks trained with rounding become int8 files that give what they gave; what is undocumented on the way is held here."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 from flax import nnx
 
-from export_nets import net
+from export_nets import CONFIG, net, sample
+from export_nets import trained as trained_digits
+from flaxcomp.checkpoint.models import save_models
 from flaxcomp.compress.quantize.fake import Range, fake_quantized, with_ranges
 from flaxcomp.export import aware
 from flaxcomp.export.convert import ExportError, start_tensorflow
+from flaxcomp.export.metadata import read_metadata
 from flaxcomp.export.operators import ends, foreign_operators, not_int8, operators, weight_types
+from flaxcomp.export.run import export_trial
 from flaxcomp.models.layers import ConvBN, Dense, NormConv, SqueezeExcite, channel_shuffle, flatten, global_avg_pool, max_pool
+from flaxcomp.store.paths import RunPaths
+from flaxcomp.sweep.compression.quantize import Quantize
+from flaxcomp.sweep.spec import Export
+from flaxcomp.train.inputs import normalise_array
+from flaxcomp.train.restore import weights_of
 from test_convert import run
 
 SHAPE = (8, 8, 3)
@@ -144,3 +155,33 @@ def test_another_jax_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None
 def test_tensorflows_converter_has_the_switch_that_trusts_the_marks() -> None:
     converter = start_tensorflow().lite.TFLiteConverter([], None)
     assert converter._experimental_strict_qdq is False
+
+
+def test_a_trial_trained_with_rounding_leaves_with_its_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And by calibration where they do not serve, which its note says."""
+    config = msgspec.structs.replace(CONFIG, quantize=Quantize())
+    x = normalise_array(sample().train_images[:256], CONFIG.dataset, sample().info)
+    plain = trained_digits()
+    abstract = fake_quantized(nnx.eval_shape(lambda: plain), (28, 28, 1))
+    unset = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), nnx.to_pure_dict(nnx.state(abstract, Range)))
+    rounding: Any = with_ranges(plain, unset, (28, 28, 1))
+    rounding.train()
+    nnx.jit(lambda network: network(jnp.asarray(x)))(rounding)
+    paths = RunPaths.at(tmp_path)
+    save_models({paths.model("t"): weights_of(rounding)})
+    spec = Export(precisions=("float32", "int8"), onnx=False, calibration_images=(20, 50))
+    float32, int8 = export_trial(paths, "t", config, spec, sample())
+    assert (float32["precision"], float32["quantizer"], float32["max_abs_error"] < 1e-4) == ("float32", None, True)
+    assert (int8["quantizer"], int8["calibration_images"], int8["flagged"], int8["note"]) == ("qwix", None, False, None)
+    assert int8["agreement"] > 0.99
+    assert int8["flax_accuracy"] == pytest.approx(float32["flax_accuracy"], abs=0.02)
+    told = read_metadata(paths.artifact(int8["artifact"], "tflite"))
+    assert told["calibration"] == {"ranges": "training", "quantizer": "qwix"}
+
+    def refuse(*_: Any, **__: Any) -> bytes:
+        raise ExportError("FOO stays float32")
+
+    monkeypatch.setattr(aware, "to_tflite", refuse)
+    (calibrated,) = export_trial(paths, "t", config, msgspec.structs.replace(spec, precisions=("int8",)), sample())
+    assert (calibrated["quantizer"], calibrated["calibration_images"]) == ("tensorflow", 20)
+    assert calibrated["note"] == "ranges by calibration, not from training: FOO stays float32"
