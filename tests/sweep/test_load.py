@@ -131,7 +131,7 @@ def test_reads_files(tmp_path) -> None:
         ("metrics: []", 6, "metrics must be a list of 1 or more, got []"),
         ("metrics:\n  - {name: val_acuracy, goal: maximize}", 7, "unknown metric 'val_acuracy'. Did you mean 'val_accuracy'?"),
         ("metrics:\n  - {name: params, goal: up}", 7, "metrics[0].goal must be one of 'maximize', 'minimize', got 'up'"),
-        ("export:\n  precisions: [int8, int16]", 7, "export.precisions[1] must be one of"),
+        ("export:\n  precisions: [int8, int4]", 7, "export.precisions[1] must be one of"),
         ("export: {select: best}", 6, "export.select must be text that matches"),
         ("benchmark: {pool: p.yaml}", 6, "`benchmark` needs `export`"),
         ("teachers: {big: 5}", 6, "teachers.big must be a mapping, got 5"),

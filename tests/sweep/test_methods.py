@@ -94,7 +94,7 @@ exclude: ["prune.ratio == 0 and seed == 1"]
     [
         ("  prune: {ratio: 1.0}\n", 6, "prune.ratio must be a number >= 0 and < 1, got 1"),
         ("parameters:\n  prune.ratio: {values: [0.5, -0.1]}\n", 7, "prune.ratio must be a number >= 0 and < 1, got -0.1"),
-        ("  prune: {ration: 0.5}\n", 6, "unknown key 'ration' in base.prune. Did you mean 'ratio'?"),
+        ("  prune: {ration: 0.5}\n", 6, "unknown key 'ration' in prune. Did you mean 'ratio'?"),
     ],
 )
 def test_bad_input_is_refused(body: str, line: int, words: str) -> None:
