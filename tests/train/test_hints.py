@@ -44,7 +44,7 @@ def test_outputs_are_recorded_and_the_network_is_as_before(net: _Net) -> None:
 
 
 def test_a_failing_network_is_as_before_too(net: _Net) -> None:
-    with pytest.raises(ValueError, match="features"), recording(net):
+    with pytest.raises(ValueError, match="feature dimension"), recording(net):
         net(jnp.ones((2, 8, 8, 5)))
     assert type(net.first) is nnx.Conv
 
