@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -13,6 +14,7 @@ from flax import nnx
 from export_nets import NETS, net
 from flaxcomp.export.convert import ExportError, captured_stderr, to_tflite
 from flaxcomp.export.operators import Tensor, ends, foreign_operators, not_int8, operators, weight_types
+from flaxcomp.models import registry
 from flaxcomp.models.layers import Conv, fast_forms
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
@@ -151,3 +153,21 @@ def test_flaxcomp_without_export_imports_no_tensorflow():
     modules = "flaxcomp.export.check, flaxcomp.export.metadata, flaxcomp.report.winners"
     code = f"import sys, {modules}; print('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_a_network_that_carries_bitmaps_computes_what_flax_does():
+    model = {"name": "tf_mnist", "widths": [4, 6, 8], "masked": ["conv1", "conv2", "hidden"]}
+    network = registry.build(model, (8, 8, 1), 5, nnx.Rngs(0))
+    network.eval()
+    network.network.logits.kernel[...] *= 30  # logits as large as a trained network's
+    rng = np.random.default_rng(0)
+    for bitmap in network.bitmaps.values():
+        bitmap[...] = jnp.asarray(rng.random(bitmap.shape) < 0.6, jnp.uint8)
+    graph, state = nnx.split(network)
+    x = rng.random((50, 8, 8, 1)).astype(np.float32)
+    logits = np.asarray(network(x))
+    assert np.abs(logits - np.asarray(network.network(x))).max() > 0.1  # the bitmaps matter
+    for precision, error in (("float32", 1e-4), ("int8", 0.05 * np.ptp(logits))):
+        data = to_tflite(lambda image: nnx.merge(graph, state)(image), (8, 8, 1), precision, x)
+        np.testing.assert_allclose(run(data, x), logits, atol=error, rtol=0)
+        assert precision == "float32" or not_int8(data) == []
