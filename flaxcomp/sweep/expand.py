@@ -12,7 +12,8 @@ from flaxcomp.sweep.document import Node, Place
 from flaxcomp.sweep.expressions import ExpressionError, Row
 from flaxcomp.sweep.load import LoadedSweep
 from flaxcomp.sweep.parameters import Choices, Key, read_blocks
-from flaxcomp.sweep.resolve import ABSENT, MEMO_LIMIT, Part, Parts, Resolver
+from flaxcomp.sweep.parts import Part, Parts
+from flaxcomp.sweep.resolve import ABSENT, MEMO_LIMIT, Resolver
 from flaxcomp.sweep.spec import Sweep
 from flaxcomp.sweep.trial import Catalog, Trial
 
