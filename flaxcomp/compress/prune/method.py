@@ -105,8 +105,8 @@ def _step(ready: Ready, scorer: Scorer, progress: _Search, bound: float) -> Choi
     """Score what is there, and choose what stays."""
     block = ready.block
     alive = {name: np.asarray(channels) for name, channels in progress.alive.items()}
-    scores = normalised(scorer.scores(progress.weights["params"], progress.weights["stats"]),
-                        block.normalize or ready.criterion.NORMALIZE)  # fmt: skip
+    found = scorer.scores(progress.weights["params"], progress.weights["stats"])
+    scores = normalised(found, block.normalize or ready.criterion.NORMALIZE, alive)
     if block.scope == "layer" or getattr(ready.criterion, "SCOPE", "") == "layer":
         scores = by_rank(scores)
     elif ready.divisor is not None:

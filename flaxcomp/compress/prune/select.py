@@ -22,7 +22,7 @@ _TINY = 1e-12  # of the whole cost: what a channel saves at least, where saved c
 
 # How a group's scores are made comparable: what they are divided by. `l2` is equation 8 of Molchanov et al. 2017.
 NORMALIZATIONS: dict[str, Callable[[Floats], Any]] = {
-    "none": np.ones_like,
+    "none": lambda _: 1.0,
     "mean": np.mean,
     "max": np.max,
     "l2": np.linalg.norm,
@@ -44,12 +44,18 @@ class Choice:
     cost: float
 
 
-def normalised(scores: Mapping[str, Floats], how: str) -> dict[str, Floats]:
-    """Scores of different groups made comparable; infinite ones and groups of zeros stay as they are."""
+def normalised(scores: Mapping[str, Floats], how: str, alive: Kept | None = None) -> dict[str, Floats]:
+    """Scores of different groups made comparable; infinite ones and groups of zeros stay as they are.
+
+    Args:
+        how: of `NORMALIZATIONS`.
+        alive: by group, the channels that are still there, which alone decide what the group's are divided by.
+    """
     result = {}
     for name, values in scores.items():
-        unit = NORMALIZATIONS[how](values)
-        result[name] = values / unit if np.all(np.isfinite(unit)) and np.all(unit > 0) else values
+        there = values[(alive or {}).get(name, slice(None))]
+        unit = NORMALIZATIONS[how](there if there.size else values)
+        result[name] = values / unit if np.isfinite(unit) and unit > 0 else values
     return result
 
 

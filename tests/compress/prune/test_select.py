@@ -120,6 +120,8 @@ def test_normalisation(how: str, expected: list[float]) -> None:
     np.testing.assert_array_equal(result["zero"], [0, 0])
     assert np.isinf(result["stays"]).all()
     assert how in NORMALIZATIONS
+    later = normalised({"a": np.array([0.0, 3.0, 0.0, 4.0])}, how, {"a": np.array([1, 3])})  # two have gone
+    np.testing.assert_allclose(later["a"][[1, 3]], expected)
 
 
 def test_scores_per_saved_cost() -> None:
