@@ -65,6 +65,16 @@ class RoomCatalog:
             self._contents[path] = fingerprint(file)
         return self._contents[path]
 
+    def table(self, path: str) -> str:
+        from flaxcomp.checkpoint.weights import fingerprint
+
+        if path not in self._contents:
+            file = self._find(path)
+            if not file.is_file():
+                raise UserError(f"{path}: a table of measured layers must be there, but there is no such file")
+            self._contents[path] = fingerprint(file)
+        return self._contents[path]
+
     def weight_names(self, path: str) -> dict[str, str]:
         import yaml
 
@@ -83,7 +93,7 @@ class RoomCatalog:
         return self._names[path]
 
     def sources(self) -> dict[str, Path]:
-        """Where the weights lie that were asked for, by their content."""
+        """Where the weights and tables lie that were asked for, by their content."""
         return {content: self.files[path] for path, content in self._contents.items()}
 
     def _find(self, path: str) -> Path:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from flaxcomp.errors import UserError
+from flaxcomp.store.paths import RunPaths
 from flaxcomp.sweep.ids import method_of
 from flaxcomp.sweep.spec import TrialConfig
 
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 _REFUSED = 3  # exit code
 
 
-def check_methods(trials: "Iterable[Trial]") -> None:
+def check_methods(trials: "Iterable[Trial]", paths: RunPaths) -> None:
     """Ask each method about one trial of each kind.
+
+    Args:
+        paths: of the run, which has the tables that they name.
 
     Raises:
         UserError: the first refusal.
@@ -31,8 +35,8 @@ def check_methods(trials: "Iterable[Trial]") -> None:
     if not examples:
         return
     asked = subprocess.run(
-        [sys.executable, "-m", __name__], input=msgspec.json.encode(list(examples.values())), capture_output=True, check=False,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        [sys.executable, "-m", __name__, str(paths.root)], input=msgspec.json.encode(list(examples.values())),
+        capture_output=True, check=False, env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
     if asked.returncode == _REFUSED:
         raise UserError(asked.stdout.decode())
@@ -41,7 +45,8 @@ def check_methods(trials: "Iterable[Trial]") -> None:
 
 
 def main() -> None:
-    """Read a JSON list of configurations; print the first refusal."""
+    """Read a JSON list of configurations of the run that is named; print the first refusal."""
+    from flaxcomp.compress.method import with_tables
     from flaxcomp.compress.run import load_method
     from flaxcomp.data import catalog
     from flaxcomp.train.inputs import input_shape
@@ -51,7 +56,9 @@ def main() -> None:
         name = method_of(config)
         assert name is not None
         try:
-            load_method(name).check(config, input_shape(config.dataset, info), info.num_classes)
+            load_method(name).check(
+                with_tables(config, RunPaths.at(sys.argv[1])), input_shape(config.dataset, info), info.num_classes
+            )
         except UserError as error:
             sys.stdout.write(str(error))
             raise SystemExit(_REFUSED) from None

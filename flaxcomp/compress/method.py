@@ -103,7 +103,8 @@ class Workshop:
     """
 
     def __init__(self, trainer: Trainer, job: PackJob, should_stop: Callable[[], bool]) -> None:
-        ((self.trial, self.config),) = job.configs.items()
+        ((self.trial, config),) = job.configs.items()
+        self.config = with_tables(config, RunPaths.at(job.root))
         self.paths, self.data, self.info = RunPaths.at(job.root), trainer.data, trainer.data.info
         self.should_stop = should_stop
         self._trainer, self._job = trainer, job
@@ -180,6 +181,16 @@ class Workshop:
 def job_of(job: PackJob, trial: str, config: TrialConfig) -> PackJob:
     """The job with another configuration in the place of the trial's."""
     return dataclasses.replace(job, configs={trial: config}, signature=ids.signature(config))
+
+
+def with_tables(config: TrialConfig, paths: RunPaths) -> TrialConfig:
+    """The configuration whose tables of measured layers are the paths of the run's copies, and not what is in them."""
+    changed = {}
+    for name in METHODS:
+        table = getattr(getattr(config, name), "costs", None)
+        if table is not None:
+            changed[name] = replace(getattr(config, name), costs=str(paths.weights(table)))
+    return replace(config, **changed)
 
 
 def before_method(config: TrialConfig) -> TrialConfig:

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from flaxcomp.errors import UserError
+from flaxcomp.store.paths import RunPaths
 from flaxcomp.sweep.ids import method_of
-from flaxcomp.train.job import Event, Failed, PackJob
+from flaxcomp.train.job import Event, Failed, Finished, PackJob
 
 if TYPE_CHECKING:
     from flaxcomp.data.arrays import Arrays
@@ -53,7 +54,10 @@ class Worker:
         try:
             trainer = self._trainer(job, arrays)
             if method_of(next(iter(job.configs.values()))) is None:
-                yield from trainer.train(job, self._stop.is_set)
+                for event in trainer.train(job, self._stop.is_set):
+                    if isinstance(event, Finished):
+                        _report_condensation(job, trainer)
+                    yield event
             else:
                 from flaxcomp.compress import run
 
@@ -73,6 +77,14 @@ class Worker:
             gc.collect()  # what failed before may hold the device's memory in cycles
             self._trainers[name] = Trainer(arrays or load(name))
         return self._trainers[name]
+
+
+def _report_condensation(job: PackJob, trainer: "Trainer") -> None:
+    """Of networks that prune themselves as they train."""
+    from flaxcomp.compress.prune import condensation
+
+    for trial, config in job.configs.items():
+        condensation.write(RunPaths.at(job.root), trial, config, trainer.data.info)
 
 
 def kind_of(error: BaseException) -> Literal["error", "out_of_memory", "storage"]:

@@ -79,7 +79,7 @@ class RunPaths:
         return self.pack(pack_id) / "search"
 
     def weights(self, sha256: str) -> Path:
-        """A copy of foreign initial weights, a file or a model folder, named by its content; trials start from it."""
+        """A copy of what a trial starts from and lies outside the run, named by its content: weights, tables of costs."""
         return self.root / "weights" / sha256
 
     def teacher_logits(self, trial_id: str) -> Path:

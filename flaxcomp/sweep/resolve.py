@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from flaxcomp.errors import SweepFileError, UserError
 from flaxcomp.sweep import distilling, ids
@@ -200,7 +201,13 @@ class Resolver:
             module.check(block, Facts(self._catalog.labels(dataset.value.name), model.value))
         except UserError as error:
             raise _placed(error, node, _key_of(error, name)) from None
-        return self._part(name, module.effective(block), columns=self._columns(name, block))
+        value = module.effective(block)
+        if (table := getattr(value, "costs", None)) is not None:  # a trial is what the table says, not where it lies
+            try:
+                value = replace(value, costs=self._catalog.table(table))
+            except UserError as error:
+                raise _placed(error, node, "costs") from None
+        return self._part(name, value, columns=self._columns(name, block))
 
     def _needed(self, node: Node, dataset: Part) -> _Needed:
         """A teacher, or what initial weights come from: the name of an entry of `teachers`, or the training itself."""

@@ -34,6 +34,9 @@ class Catalog(Protocol):
     def weights(self, path: str) -> str:
         """The SHA-256 of a weight file or a model folder. Raises UserError when it is missing or damaged."""
 
+    def table(self, path: str) -> str:
+        """The SHA-256 of a table of measured layers. Raises UserError when it is missing."""
+
     def weight_names(self, path: str) -> dict[str, str]:
         """The name map in a YAML file. Raises UserError when it is missing or no map."""
 

@@ -16,7 +16,16 @@ from flaxcomp.train.program import Model, Program, State, Tree
 
 
 class Stop(Exception):  # noqa: N818  nothing is wrong
-    """A search was asked to stop; what it has kept so far is what it goes on from."""
+    """A search was asked to stop; what it has kept so far is what it goes on from.
+
+    Attributes:
+        state: of a training that was interrupted, None of what is none.
+        step: which step of it would have come next.
+    """
+
+    def __init__(self, state: State | None = None, step: int = 0) -> None:
+        super().__init__("asked to stop")
+        self.state, self.step = state, step
 
 
 class Fit:
@@ -65,7 +74,7 @@ class Fit:
         epoch, order = -1, None
         while step < last:
             if self._should_stop():
-                raise Stop
+                raise Stop(state, step)
             stage = program.stage_at(step)
             hyper = self._hyper(members, stage)
             if stage and step == program.stages[stage].first:

@@ -260,5 +260,14 @@ def test_a_training_that_is_asked_to_stop_says_so(trainer: Trainer, dense: Path,
     stopping: Callable[[], bool] = lambda: next(asked)  # noqa: E731
     short = Workshop(trainer, job(dense, {"pruned": PRUNED}), stopping)
     one = short.fit()
-    with pytest.raises(Stop):
+    with pytest.raises(Stop) as stopped:
         one.train(one.state([short.source.weights]), 20)
+    assert stopped.value.step == 2
+    rest = one.models(Workshop(trainer, job(dense, {"pruned": PRUNED}), never).fit().train(stopped.value.state, 3, 2))[0]
+    whole = Workshop(trainer, job(dense, {"pruned": PRUNED}), never).fit()
+    for (name, a), b in zip(
+        flatten(rest).items(),
+        flatten(whole.models(whole.train(whole.state([short.source.weights]), 5))[0]).values(),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-7, err_msg=name)

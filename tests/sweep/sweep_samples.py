@@ -54,6 +54,9 @@ class FakeCatalog:
             raise UserError(f"{path}: initial weights must be there, but there is nothing")
         return WEIGHTS[path]
 
+    def table(self, path: str) -> str:
+        return self.weights(path)
+
     def weight_names(self, path: str) -> dict[str, str]:
         return NAMES[path]
 

@@ -89,11 +89,18 @@ exclude: ["prune.ratio == 0 and seed == 1"]
     assert sorted((trial.config.seed, trial.config.prune is None) for trial in wanted) == [(0, False), (0, True), (1, False)]
 
 
+def test_a_cost_table_is_known_by_its_content_and_not_by_its_path() -> None:
+    body = "  prune: {ratio: 0.5, of: latency}\nparameters:\n  prune.costs: {values: [a.npz, b.npz, same_as_a.npz]}\n"
+    wanted = [trial.config.prune for trial in checked(trials_of(load(body))) if trial.role == "trial"]
+    assert [block and block.costs for block in wanted] == ["1" * 64, "2" * 64]
+
+
 @pytest.mark.parametrize(
     ("body", "line", "words"),
     [
         ("  prune: {ratio: 1.0}\n", 6, "prune.ratio must be a number >= 0 and < 1, got 1"),
         ("parameters:\n  prune.ratio: {values: [0.5, -0.1]}\n", 7, "prune.ratio must be a number >= 0 and < 1, got -0.1"),
+        ("  prune: {of: latency, costs: no.yaml}\n", 6, "no.yaml"),
         ("  prune: {ration: 0.5}\n", 6, "unknown key 'ration' in prune. Did you mean 'ratio'?"),
     ],
 )

@@ -57,9 +57,9 @@ def command(ctx: click.Context, sweep: Path, out: Path | None, executor: Literal
     pool = pool_file(loaded, given.file, frozen=given.run.pool_file if given.run else None)
     paths = RunPaths.at(out) if out else given.run or RunPaths.at(Path("runs") / loaded.sweep.name)
     check_writable(paths)
-    check_methods(trials)
     for content, source in catalog.sources().items():
         keep(source, content, paths.weights(content))
+    check_methods(trials, paths)
     from flaxcomp.cli.training import Wanted, make_executor, train
 
     wanted = Wanted(loaded, trials, paths, given.overrides, pool, store_url)

@@ -1,13 +1,21 @@
 """What CondenseNet's training removed, in the form of a pruning's report: it prunes inputs of filter groups as it trains."""
 
+import json
 from typing import Any
 
 import numpy as np
 
+from flaxcomp import durable
+from flaxcomp.checkpoint.models import load_model
+from flaxcomp.compress.method import as_plain
 from flaxcomp.compress.prune.follow import flat
+from flaxcomp.data.catalog import DatasetInfo
 from flaxcomp.errors import UserError
 from flaxcomp.models import registry
 from flaxcomp.models.counting import count
+from flaxcomp.store.paths import RunPaths
+from flaxcomp.sweep.spec import TrialConfig
+from flaxcomp.train.inputs import input_shape
 
 Shape = tuple[int, int, int]
 
@@ -37,6 +45,14 @@ def report(model: dict[str, Any], weights: dict[str, Any], shape: Shape, classes
     costs = {name: {"before": getattr(before, of), "after": getattr(after, of)}
              for name, of in (("params", "trainable_params"), ("macs", "macs"))}  # fmt: skip
     return {"groups": groups, "density": float(weights_left / weights_all), "costs": costs}
+
+
+def write(paths: RunPaths, trial: str, config: TrialConfig, info: DatasetInfo) -> None:
+    """Write the report of a finished trial beside its network; nothing where its training has not condensed anything."""
+    if registry.shipped(config.model) == config.model:
+        return
+    details = report(config.model, load_model(paths.model(trial)), input_shape(config.dataset, info), info.num_classes)
+    durable.write_text(paths.compression_file(trial), json.dumps({"figures": {}, "details": as_plain(details)}))
 
 
 def _layer(name: str, mask: Any, groups: int) -> dict[str, Any]:

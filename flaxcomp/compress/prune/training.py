@@ -93,9 +93,8 @@ def train(
         began, part = time.monotonic(), min(chunk, steps - done)
         try:
             state = fit.train(state, part, first + done)
-        except Stop:
-            if not any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):  # as it was before these steps
-                workshop.keep(name, flatten(state), done)
+        except Stop as stop:
+            workshop.keep(name, flatten(stop.state), stop.step - first)
             raise
         done, now = done + part, time.monotonic()
         chunk = max(1, min(4 * chunk, int(part * _CHUNK_S / max(now - began, 1e-6))))
