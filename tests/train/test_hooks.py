@@ -247,8 +247,8 @@ def test_drop_path_grows_from_nothing_to_what_is_configured(data: Resident) -> N
     @jax.jit
     def logits(step: jax.Array, seed: int) -> jax.Array:
         rngs = nnx.Rngs(dropout=jax.random.key(seed))
-        (main,), _ = program._apply(program._train_graph, state["params"], state["stats"], x, step, rngs)
-        return main
+        output = program._apply(program._train_graph, state["params"], state["stats"], x, step, rngs, program.stages[0])
+        return output.logits[0]
 
     def apart(step: int) -> float:
         """What chance changes."""

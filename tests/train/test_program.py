@@ -268,10 +268,10 @@ def test_top_five_is_counted_as_by_numpy(data: Resident, monkeypatch: pytest.Mon
     table = jnp.asarray(np.random.default_rng(0).integers(0, 3, (len(data.test_labels), 10)), jnp.float32)
     positions = jnp.arange(len(table), dtype=jnp.int32)
     monkeypatch.setattr(program, "network", lambda _, rows: table[rows])
-    tied = program._evaluate({}, positions, positions, data.test_labels)
+    tied = program.evaluate_one({}, positions, positions, data.test_labels)
     assert tied["top5"] == top5_by_numpy(np.asarray(table), np.asarray(data.test_labels)) < len(table)
     monkeypatch.setattr(program, "network", lambda _, rows: table[rows] * jnp.nan)
-    assert program._evaluate({}, positions, positions, data.test_labels)["top5"] == 0
+    assert program.evaluate_one({}, positions, positions, data.test_labels)["top5"] == 0
 
 
 def test_five_classes_have_no_top_five(data: Resident) -> None:
