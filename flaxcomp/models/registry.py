@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _NAMES = re.compile(r"^NAMES\b", re.MULTILINE)
 _ALL = "`flaxcomp models` lists all"
+_OF_DATA = ("input_shape", "num_classes")  # options that are the data's where a model does not give them
 _HEAVY = {"jax", "flax", "optax", "flaxcomp.models.layers"}
 
 
@@ -64,11 +65,15 @@ def config_of(model: dict[str, Any]) -> ModelConfig:
 
 
 def canonical(model: dict[str, Any]) -> dict[str, Any]:
-    """Return `model` checked, with values in canonical form and options equal to their default left out."""
+    """Return `model` checked, with values in canonical form and options equal to their default left out.
+
+    But for those that otherwise come from the data: 1,000 classes are not what a data set of ten gives.
+    """
     config = config_of(model)
     default = _default(model["name"])
     assert default is not None, "config_of has refused it"
-    changed = {f: getattr(config, f) for f in config.__struct_fields__ if getattr(config, f) != getattr(default, f)}
+    changed = {f: getattr(config, f) for f in config.__struct_fields__
+               if getattr(config, f) != getattr(default, f) or (f in _OF_DATA and f in model)}  # fmt: skip
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(changed))  # lists, as in a file and in the store
     return {"name": model["name"], **plain}
 

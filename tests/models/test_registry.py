@@ -55,6 +55,11 @@ def test_names_are_known_without_jax() -> None:
     assert "simplenet_v5" in out
 
 
+def test_canonical_keeps_what_would_else_be_the_datas() -> None:
+    """The published network's 1,000 classes on a data set of ten are 1,000."""
+    assert registry.canonical({"name": "mobilenet_v1", "num_classes": 1000}) == {"name": "mobilenet_v1", "num_classes": 1000}
+
+
 def test_canonical_leaves_defaults_out() -> None:
     assert registry.canonical({"name": "simplenet_v1", "widths": [3, 6], "dropout": 0}) == {"name": "simplenet_v1"}
     assert registry.canonical({"name": "simplenet_v1", "widths": [4, 6]}) == {"name": "simplenet_v1", "widths": [4, 6]}

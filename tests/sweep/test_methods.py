@@ -90,7 +90,8 @@ exclude: ["prune.ratio == 0 and seed == 1"]
 
 
 def test_a_cost_table_is_known_by_its_content_and_not_by_its_path() -> None:
-    body = "  prune: {ratio: 0.5, of: latency, costs: a.npz}\nparameters:\n  prune.costs: {values: [a.npz, b.npz, same_as_a.npz]}\n"
+    parameters = "parameters:\n  prune.costs: {values: [a.npz, b.npz, same_as_a.npz]}\n"
+    body = f"  prune: {{ratio: 0.5, of: latency, costs: a.npz}}\n{parameters}"
     wanted = [trial.config.prune for trial in checked(trials_of(load(body))) if trial.role == "trial"]
     assert [block and block.costs for block in wanted] == ["1" * 64, "2" * 64]
 
