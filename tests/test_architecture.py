@@ -9,7 +9,14 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "flaxcomp"
 
 # What every room may look into. `sweep.spec` and `store.paths` are vocabulary: plain structs and file names.
-EVERYBODY = {"flaxcomp.errors", "flaxcomp.durable", "flaxcomp.sweep.spec", "flaxcomp.sweep.kinds", "flaxcomp.store.paths"}
+EVERYBODY = {
+    "flaxcomp.errors",
+    "flaxcomp.durable",
+    "flaxcomp.sweep.spec",
+    "flaxcomp.sweep.kinds",
+    "flaxcomp.sweep.compression",
+    "flaxcomp.store.paths",
+}
 ARROWS = {
     "sweep": {"distill"},
     "store": {"sweep"},

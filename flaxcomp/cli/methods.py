@@ -13,7 +13,7 @@ import msgspec
 
 from flaxcomp.errors import UserError
 from flaxcomp.store.paths import RunPaths
-from flaxcomp.sweep.ids import method_of
+from flaxcomp.sweep.compression import method_of
 from flaxcomp.sweep.spec import TrialConfig
 
 if TYPE_CHECKING:

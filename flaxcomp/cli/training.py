@@ -24,8 +24,8 @@ from flaxcomp.schedule.retention import Trimmer
 from flaxcomp.store.lease import Lease
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
+from flaxcomp.sweep.compression import method_of
 from flaxcomp.sweep.expand import Trial
-from flaxcomp.sweep.ids import method_of
 from flaxcomp.sweep.load import LoadedSweep
 
 if TYPE_CHECKING:

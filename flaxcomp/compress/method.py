@@ -17,7 +17,7 @@ from flaxcomp.compress import progress
 from flaxcomp.models import registry
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.sweep import ids
-from flaxcomp.sweep.compression import METHODS
+from flaxcomp.sweep.compression import METHODS, method_of
 from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.train.fit import Fit, Stop
 from flaxcomp.train.found import as_trained
@@ -195,10 +195,10 @@ def with_tables(config: TrialConfig, paths: RunPaths) -> TrialConfig:
 
 def before_method(config: TrialConfig) -> TrialConfig:
     """The configuration of a trial's source, but for where that one came from."""
-    own = ids.method_of(config)
+    own = method_of(config)
     assert own is not None
     before = replace(config, **{own: None})
-    return before if ids.method_of(before) else replace(before, source=None)
+    return before if method_of(before) else replace(before, source=None)
 
 
 def without_methods(config: TrialConfig) -> TrialConfig:

@@ -11,9 +11,8 @@ from msgspec.structs import replace
 from flaxcomp import durable
 from flaxcomp.compress.method import Found, Method, Workshop, as_plain, job_of
 from flaxcomp.models import registry
-from flaxcomp.sweep import ids
-from flaxcomp.sweep.compression.retraining import Retraining
-from flaxcomp.sweep.spec import Train
+from flaxcomp.sweep.compression import method_of
+from flaxcomp.sweep.compression.retraining import retrained
 from flaxcomp.train.fit import Stop
 from flaxcomp.train.job import Event, Finished, PackJob, Stopped
 from flaxcomp.train.pack import Trainer
@@ -33,7 +32,7 @@ def train(trainer: Trainer, job: PackJob, should_stop: Callable[[], bool]) -> It
     A search that was interrupted goes on from what it has kept, and one that has ended is not repeated.
     """
     workshop = Workshop(trainer, job, should_stop)
-    name = ids.method_of(workshop.config)
+    name = method_of(workshop.config)
     assert name is not None
     method = load_method(name)
     variant = method.variant(workshop.config) if hasattr(method, "variant") else PLAIN
@@ -42,7 +41,7 @@ def train(trainer: Trainer, job: PackJob, should_stop: Callable[[], bool]) -> It
     except Stop:
         yield Stopped(job.pack_id, job.attempt)
         return
-    train = retraining(workshop.plain.train, getattr(workshop.config, name)) if found.trains else workshop.plain.train
+    train = retrained(workshop.plain.train, getattr(workshop.config, name)) if found.trains else workshop.plain.train
     config = replace(workshop.plain, model=found.model, train=train)
     inner = job_of(job, workshop.trial, config)
     more = found.figures | {"search_seconds": seconds}
@@ -58,17 +57,6 @@ def train(trainer: Trainer, job: PackJob, should_stop: Callable[[], bool]) -> It
             yield Finished(job.pack_id, job.attempt, {workshop.trial: event.results[workshop.trial] | more})
         else:
             yield event
-
-
-def retraining(train: Train, block: Retraining) -> Train:
-    """How the smaller network trains: as the trial says, but for what the method's block says, and from no foreign weights."""
-    train = replace(train, init_from=None)
-    if block.epochs is not None:
-        train = replace(train, epochs=block.epochs, phases=())
-    if block.learning_rate is None:
-        return train
-    phases = tuple(replace(p, optimizer=replace(p.optimizer, learning_rate=block.learning_rate)) for p in train.phases)
-    return replace(train, optimizer=replace(train.optimizer, learning_rate=block.learning_rate), phases=phases)
 
 
 def _search(workshop: Workshop, method: Method) -> Generator[Event, None, tuple[Found, float]]:

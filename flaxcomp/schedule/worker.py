@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from flaxcomp.errors import UserError
 from flaxcomp.store.paths import RunPaths
-from flaxcomp.sweep.ids import method_of
+from flaxcomp.sweep.compression import method_of
 from flaxcomp.train.job import Event, Failed, Finished, PackJob
 
 if TYPE_CHECKING:

@@ -3,7 +3,8 @@
 import sys
 from collections import Counter
 
-from flaxcomp.sweep.ids import flatten, method_of
+from flaxcomp.sweep.compression import method_of
+from flaxcomp.sweep.ids import flatten
 from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.sweep.trial import Trial
 
@@ -18,10 +19,17 @@ class Chains:
 
     def __init__(self) -> None:
         self.counts: Counter[Chain] = Counter()
+        self.unshared = 0  # trainings, if every trial had those that it needs for itself
         self._of: dict[str, Chain] = {}  # by trial
+        self._needed: dict[str, frozenset[str]] = {}  # by trial, all that is trained before it
 
     def add(self, trial: Trial) -> None:
         """Take note of a trial."""
+        needed = frozenset(trial.needs).union(*(self._needed.get(need, ()) for need in trial.needs))
+        if needed:
+            self._needed[trial.id] = needed
+        if trial.role == "trial":
+            self.unshared += 1 + len(needed)
         own = sys.intern(label(trial.config))
         needs = trial.needs if trial.config.source is None else (trial.config.source,)  # which has the same teacher
         before = [self._of[need] for need in needs]

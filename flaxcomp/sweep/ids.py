@@ -133,11 +133,6 @@ def _lesson_of(value: Distill, *, by_network: bool) -> Distill:
     return replace(value, **_DISTILL_DEFAULTS, hint=hint, teacher=value.teacher if by_network else nobody)
 
 
-def method_of(config: TrialConfig) -> str | None:
-    """The method of compression that a trial performs: the last of its blocks."""
-    return next((name for name in reversed(METHODS) if getattr(config, name) is not None), None)
-
-
 def _without_numbers(optimizer: Optimizer) -> Optimizer:
     return replace(optimizer, **_OPTIMIZER_DEFAULTS)
 

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from flaxcomp.sweep import ids
 from flaxcomp.sweep.chains import Chain, Chains
+from flaxcomp.sweep.compression import method_of
 from flaxcomp.sweep.expand import Tally, count_points, expand
 from flaxcomp.sweep.load import LoadedSweep
 from flaxcomp.sweep.spec import TrialConfig
@@ -50,7 +51,8 @@ class Plan:
     """What a sweep will do.
 
     `points` = trials + `tally`'s excluded and repeated ones; `groups` by signature, in order; `chains`: trials that need
-    others, counted by the models that are trained for them one after the other.
+    others, counted by the models that are trained for them one after the other; `unshared`: how many trainings there would be
+    if every trial had those that it needs for itself.
     """
 
     points: int
@@ -59,6 +61,7 @@ class Plan:
     pack_size: int
     workers: int
     chains: dict[Chain, int]
+    unshared: int
 
     @property
     def trials(self) -> int:
@@ -104,7 +107,7 @@ def make_plan(loaded: LoadedSweep, catalog: Catalog) -> Plan:
         for signature, count in _shares(wave, largest, workers).items():
             groups[signature].packs += count
     _tell_apart(groups)
-    return Plan(count_points(loaded.sweep), tally, groups, pack_size, workers, dict(chains.counts))
+    return Plan(count_points(loaded.sweep), tally, groups, pack_size, workers, dict(chains.counts), chains.unshared)
 
 
 def form_packs(trials: Iterable[Trial], max_size: Callable[[Trial], int], workers: int) -> list[Pack]:
@@ -139,7 +142,7 @@ def form_packs(trials: Iterable[Trial], max_size: Callable[[Trial], int], worker
 
 def max_pack(config: TrialConfig, wanted: int) -> int:
     """How many trials like this one may train together: where a network is made smaller, each ends in a program of its own."""
-    return 1 if ids.method_of(config) else wanted
+    return 1 if method_of(config) else wanted
 
 
 def _shares(sizes: Mapping[str, int], largest: Mapping[str, int], workers: int) -> dict[str, int]:

@@ -23,6 +23,7 @@ from flaxcomp.errors import UserError
 from flaxcomp.models.counting import count
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.sweep.compression.prune import Prune
+from flaxcomp.sweep.compression.retraining import retrained
 from flaxcomp.sweep.ids import signature
 from flaxcomp.sweep.spec import Dataset, Optimizer, Phase, Train, TrialConfig
 from flaxcomp.train import fit, pack
@@ -205,13 +206,13 @@ def test_what_the_network_makes_impossible_is_the_trials_own_error(
 
 def test_a_block_says_how_long_and_how_fast_and_replaces_phases() -> None:
     train = Train(epochs=7, optimizer=Optimizer(name="sgd", learning_rate=0.1))
-    assert run.retraining(train, Prune()) == train
-    changed = run.retraining(train, Prune(epochs=3, learning_rate=0.01))
+    assert retrained(train, Prune()) == train
+    changed = retrained(train, Prune(epochs=3, learning_rate=0.01))
     assert (changed.epochs, changed.optimizer.learning_rate, changed.optimizer.name) == (3, 0.01, "sgd")
     phased = replace(train, phases=(Phase(epochs=1), Phase(steps=5)))
-    assert run.retraining(phased, Prune()) == phased
-    assert run.retraining(phased, Prune(epochs=3)).phases == ()
-    assert [p.optimizer.learning_rate for p in run.retraining(phased, Prune(learning_rate=0.5)).phases] == [0.5, 0.5]
+    assert retrained(phased, Prune()) == phased
+    assert retrained(phased, Prune(epochs=3)).phases == ()
+    assert [p.optimizer.learning_rate for p in retrained(phased, Prune(learning_rate=0.5)).phases] == [0.5, 0.5]
 
 
 # Short trainings side by side.

@@ -41,6 +41,7 @@ def test_the_json_document() -> None:
         "repeated": 0,
         "trials": 32,
         "dependencies": 0,
+        "unshared": 62,
         "packs": 11,
         "pack_size": 4,
         "workers": 1,
@@ -84,6 +85,8 @@ def test_a_plan_shows_chains_of_teachers_and_assistants(tmp_path: Path) -> None:
     ]
     document = json.loads(flaxcomp("plan", sweep, "--json").stdout)
     assert (document["trials"], document["dependencies"]) == (6, 2), "shared ancestors are trained once"
+    assert document["unshared"] == 15
+    assert any(line.split()[:3] == ["trainings", "8", "15"] for line in lines)
     assert {"chain": [large, middle, small], "trials": 3} in document["chains"]
 
 

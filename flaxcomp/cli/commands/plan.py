@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flaxcomp.errors import MissingPackageError
+from flaxcomp.sweep.compression import method_of
 from flaxcomp.sweep.sizes import show_size
 
 if TYPE_CHECKING:
@@ -39,13 +40,16 @@ def command(sweep: Path, overrides: tuple[str, ...], yes: bool, with_cost: bool,
       repeated        equal to another one,
       trials          what is left
       dependencies  trainings that only other trials need, such as teachers
+      unshared      trainings, were those that several trials need not done once for all
       packs         of at most `pack_size` trials, for `workers` workers
       signatures    one object a compile signature: signature, trials, dependencies,
                     packs, differs (the columns that tell it from the others)
       chains        trials that need others: the models trained one after the other, the
                     trial's own last, and how many trials are at the end of it
       cost          with --cost: seconds, disk_bytes of all trials; each signature then has
-                    params, trainable_params, macs, step_flops, seconds, disk_bytes of one
+                    params, trainable_params, macs, step_flops, seconds, disk_bytes of one;
+                    of a method that makes networks smaller: as if the network stayed
+                    as large, the search not counted
     """
     from flaxcomp.cli.catalog import RoomCatalog
     from flaxcomp.cli.sweeps import given_sweep
@@ -93,6 +97,7 @@ def _document(loaded: "LoadedSweep", plan: "Plan", costs: dict[str, Cost]) -> di
         "repeated": plan.tally.repeated,
         "trials": plan.trials,
         "dependencies": plan.dependencies,
+        "unshared": plan.unshared,
         "packs": plan.packs,
         "pack_size": plan.pack_size,
         "workers": plan.workers,
@@ -132,6 +137,8 @@ def _print(loaded: "LoadedSweep", plan: "Plan", costs: dict[str, Cost]) -> None:
         ("dependencies", f"{plan.dependencies:,}", "trained because others need them" if plan.dependencies else ""),
         ("packs", f"{plan.packs:,}", ", ".join(assumed)),
     ]
+    if plan.dependencies or plan.chains:
+        rows.append(("trainings", f"{plan.trials + plan.dependencies:,}", f"{plan.unshared:,} if nothing were shared"))
     if costs:
         rows.append(("time", _duration(_total(plan, costs, "seconds")), "if trained one after the other"))
         rows.append(("disk", show_size(_total(plan, costs, "disk_bytes")), ""))
@@ -163,6 +170,8 @@ def _print(loaded: "LoadedSweep", plan: "Plan", costs: dict[str, Cost]) -> None:
     console.print(table)
     if len(plan.groups) > MAX_ROWS:
         console.print(f"... and {len(plan.groups) - MAX_ROWS} more signatures; --json has all")
+    if costs and any(method_of(group.example.config) for group in plan.groups.values()):
+        console.print("Methods that make networks smaller: as if those stayed as large, the searches not counted.")
     _print_chains(plan, console)
 
 

@@ -25,11 +25,10 @@ from flaxcomp.compress.morphnet.prices import layer_costs, network_cost
 from flaxcomp.compress.prune import training
 from flaxcomp.compress.prune.coupling import Coupling, couple, evaluated
 from flaxcomp.compress.prune.surgery import Cut, plan, sliced
-from flaxcomp.compress.run import retraining
 from flaxcomp.errors import UserError
 from flaxcomp.models import registry
 from flaxcomp.sweep.compression.morphnet import Morphnet
-from flaxcomp.sweep.compression.retraining import Retraining
+from flaxcomp.sweep.compression.retraining import Retraining, retrained
 from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.train.fit import Fit
 from flaxcomp.train.job import Event
@@ -155,7 +154,7 @@ def _trained(workshop: Workshop, subject: _Subject) -> Generator[Event, None, _S
     """Train with the penalty; what is reached outlives a kill."""
     block, train = subject.block, workshop.plain.train
     epochs = block.search_epochs or train.total_epochs
-    train = retraining(train, Retraining(epochs=epochs, learning_rate=block.search_learning_rate))
+    train = retrained(train, Retraining(epochs=epochs, learning_rate=block.search_learning_rate))
     config = replace(workshop.plain, model=workshop.source.model, train=train)
     fit = workshop.fit(config, subject.penalty())
     state = _begun(fit, config, workshop.source if block.start == "trained" else None)

@@ -1,8 +1,13 @@
 """What follows once a method has found a smaller network."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from msgspec.structs import replace
 
 from flaxcomp.sweep.kinds import Positive, PositiveInt, Spec
+
+if TYPE_CHECKING:
+    from flaxcomp.sweep.spec import Train
 
 
 class Retraining(Spec, frozen=True):
@@ -11,3 +16,14 @@ class Retraining(Spec, frozen=True):
     then: Literal["scratch", "fine_tune"] = "scratch"  # from random weights, or from those that are left
     epochs: PositiveInt | None = None  # None: as long as `train`; given, `train.phases` does not apply
     learning_rate: Positive | None = None  # None: as in `train`
+
+
+def retrained(train: "Train", block: Retraining) -> "Train":
+    """How the smaller network trains: as the trial says, but for what the method's block says, and from no foreign weights."""
+    train = replace(train, init_from=None)
+    if block.epochs is not None:
+        train = replace(train, epochs=block.epochs, phases=())
+    if block.learning_rate is None:
+        return train
+    phases = tuple(replace(p, optimizer=replace(p.optimizer, learning_rate=block.learning_rate)) for p in train.phases)
+    return replace(train, optimizer=replace(train.optimizer, learning_rate=block.learning_rate), phases=phases)
