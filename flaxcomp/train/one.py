@@ -42,7 +42,7 @@ Model = dict[str, Tree]  # params, stats
 _TOP = 5
 
 # Streams of randomness of one trial; a name keeps its number for ever, or old trials could not be repeated.
-_INITIAL, _ORDER, _STEP, _HINT = 0, 1, 2, 3
+_INITIAL, _ORDER, _STEP, _HINT = 0, 1, 2, 3  # 4: CramNet's
 
 
 @dataclass(frozen=True)

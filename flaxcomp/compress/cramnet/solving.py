@@ -28,7 +28,7 @@ from flaxcomp.train.inputs import normalise
 from flaxcomp.train.job import Event
 from flaxcomp.train.restore import weights_of, with_weights
 
-_STREAM = 3  # of a trial's randomness, beside those of `flaxcomp.train.program`
+_STREAM = 4  # of a trial's randomness, beside those of `flaxcomp.train.one`
 _INITIAL, _ORDER = 0, 1  # of a sub-problem's
 _SOLVED, _TRAINING = "solved", "training"  # what is kept: the network so far, and a sub-problem's state after an epoch
 
