@@ -7,6 +7,8 @@ from typing import Any
 
 from flaxcomp.report.statistics import configuration, teachers_of
 from flaxcomp.store.frame import Row, RunFrame
+from flaxcomp.sweep.columns import differing
+from flaxcomp.sweep.compression import METHODS
 
 _SHORT = {
     "distill.temperature": "T",
@@ -76,16 +78,12 @@ class Naming:
 def varying(rows: Iterable[Row]) -> tuple[str, ...]:
     """The configuration columns, but the seed, that hold more than one value; `model.name` first, then by name.
 
-    What concerns distillation is compared among the trials that have a teacher.
+    What concerns distillation, or a method that makes networks smaller, is compared among the trials that have it.
     """
     settings = [configuration(row) for row in rows]
-    distilled = [setting for setting in settings if setting.get("distill.teacher")]
-    varied = []
-    for column in {name for setting in settings for name in setting if name != "seed"}:
-        among = distilled if column.startswith("distill.") else settings
-        if len({repr(setting.get(column)) for setting in among}) > 1:
-            varied.append(column)
-    return tuple(sorted(varied, key=lambda name: (name != "model.name", name)))
+    names = {name for setting in settings for name in setting if name != "seed"}
+    varied = differing(settings, sorted(names, key=lambda name: (name != "model.name", name)), told=METHODS)
+    return tuple(varied)
 
 
 def architecture(row: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The columns that expressions and metrics may name."""
 
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flaxcomp.sweep.check import fields, struct_of
@@ -26,7 +26,33 @@ METHOD_COLUMNS: tuple[str, ...] = tuple(
     for name in getattr(importlib.import_module(f"flaxcomp.sweep.compression.{method}"), "FIGURES", ())
 )
 
+OPTIONAL_SECTIONS = ("distill", *METHODS)
+_TELLING = {"distill": "distill.teacher", "prune": "prune.ratio", "netadapt": "netadapt.ratio", "morphnet": "morphnet.strength"}
+
 _OTHERS = ("distill.teacher.", "train.init_from.trial.")  # before the columns of trainings that a trial needs
+
+
+def differing(
+    rows: Sequence[Mapping[str, Any]], columns: Iterable[str], told: Collection[str] = OPTIONAL_SECTIONS
+) -> list[str]:
+    """The columns in which rows differ. Those of a section that not all rows have are compared among the rows that have it.
+
+    Args:
+        told: sections of which one column more tells which rows have it, where some have.
+    """
+    columns = list(columns)
+    having = {section: [row for row in rows if any(row.get(name) is not None for name in columns if _section(name) == section)]
+              for section in OPTIONAL_SECTIONS}  # fmt: skip
+    found = {name for name in columns if len({repr(row.get(name)) for row in having.get(_section(name), rows)}) > 1}
+    for section, some in having.items():
+        own = [name for name in columns if _section(name) == section and any(row.get(name) is not None for row in some)]
+        if section in told and 0 < len(some) < len(rows) and own:
+            found.add(_TELLING[section] if _TELLING.get(section) in own else own[0])
+    return [name for name in columns if name in found]
+
+
+def _section(column: str) -> str:
+    return column.partition(".")[0]
 
 
 def config_columns() -> tuple[str, ...]:

@@ -144,9 +144,9 @@ def test_a_gone_network_that_has_been_exported_is_not_missed(train: Train, folde
         best = store.best("val_accuracy", largest=True)
         assert best is not None
         for precision in ("float32", "float16", "dynamic", "int8"):
-            store.add_artifact(
-                lease, {"trial": best["trial"], "artifact": "a" * 64, "precision": precision, "format": "tflite"}
-            )
+            images = 200 if precision == "int8" else None
+            store.add_artifact(lease, {"trial": best["trial"], "artifact": "a" * 64, "precision": precision, "format": "tflite",
+                                       "calibration_images": images})  # fmt: skip
         store.release(lease)
     paths.artifacts.mkdir()
     paths.artifact("a" * 64, "tflite").touch()

@@ -10,6 +10,7 @@ from flaxcomp.errors import UserError, suggest
 from flaxcomp.store.frame import MEASUREMENT_COLUMNS, TRIAL_COLUMNS, RunFrame
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
+from flaxcomp.sweep.columns import differing
 from flaxcomp.sweep.spec import Metric
 
 GOALS: dict[str, Literal["maximize", "minimize"]] = {
@@ -56,7 +57,7 @@ def command(run: Path, metrics: str | None, format_: str, output: Path | None) -
         known = [name for name in SETTING if level != "trial" and any(row.get(name) is not None for row in front)]
         several = varying(front, SETTING) if len({row.get("device") for row in front}) < 2 else []
         setting = [name for name in known if name in IN_TABLE or name in several]
-        told = [name for name in varying(front, config[1:]) if name != "distill.teacher"]
+        told = [name for name in differing(front, config[1:]) if name != "distill.teacher"]
         told.sort(key=lambda name: (not name.startswith("model."), -len({str(row.get(name)) for row in front})))
         known = list(dict.fromkeys(["trial", *told[:CONFIG_IN_TABLE], *names, *setting]))
     write_rows(front, known, format_, output)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from flaxcomp.cli.output import chosen, columns_of, format_option, output_option, varying, write_rows
+from flaxcomp.cli.output import chosen, columns_of, format_option, output_option, write_rows
 from flaxcomp.store.frame import MEASUREMENT_COLUMNS, TRIAL_COLUMNS, Row
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.reading import STATUSES
 from flaxcomp.store.records import Store
-from flaxcomp.sweep.columns import TOP5_COLUMNS
+from flaxcomp.sweep.columns import TOP5_COLUMNS, differing
 
 # What a table leaves out unless it is asked for.
 RARE = ("trainable_params", "test_precision", "test_recall", "test_f1", *TOP5_COLUMNS, "device_model", "threads", "runtime",
@@ -49,4 +49,4 @@ def useful(rows: Sequence[Row], columns: Sequence[str], contract: Sequence[str])
         for name in columns[first:]
         if name not in RARE and any(row.get(name) is not None and not isinstance(row[name], list | dict) for row in rows)
     ]
-    return ["trial", *varying(rows, columns[1:first]), *figures]
+    return ["trial", *differing(rows, columns[1:first]), *figures]
