@@ -40,7 +40,7 @@ def differing(
     Args:
         told: sections of which one column more tells which rows have it, where some have.
     """
-    columns = list(columns)
+    columns = [name for name in columns if name != "source"]  # which the others tell, and better than an id
     having = {section: [row for row in rows if any(row.get(name) is not None for name in columns if _section(name) == section)]
               for section in OPTIONAL_SECTIONS}  # fmt: skip
     found = {name for name in columns if len({repr(row.get(name)) for row in having.get(_section(name), rows)}) > 1}

@@ -19,3 +19,7 @@ def test_its_other_columns_count_among_the_rows_that_have_it() -> None:
 
 def test_columns_of_all_rows_differ_as_they_do() -> None:
     assert differing([DENSE, DENSE | {"seed": 1, "distill.temperature": 3.0}], list(DENSE)) == ["seed", "distill.temperature"]
+
+
+def test_ids_of_what_networks_were_made_from_are_not_among_them() -> None:
+    assert differing([DENSE | {"source": "a"}, PRUNED | {"source": "b"}], ["source", *DENSE]) == ["prune.ratio"]
