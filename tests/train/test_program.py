@@ -296,7 +296,9 @@ def test_batch_norms_keep_as_much_of_their_statistics_as_the_training_says(data:
     for momentum in (0.0, 0.75):
         train = Train(batch_size=64, optimizer=Optimizer(learning_rate=1e-12), batch_norm_momentum=momentum)
         config = TrialConfig(
-            dataset=Dataset(name="mnist_sample"), model={"name": "effnet", "blocks": 3, "width": 4}, train=train
+            dataset=Dataset(name="mnist_sample"),
+            model={"name": "wide_resnet", "layout": "embedded", "blocks": 3, "width": 2},
+            train=train,
         )
         program = Program(config, data)
         hyper = program.hyper([config], [0])
