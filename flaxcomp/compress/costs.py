@@ -13,6 +13,7 @@ A layer that was not measured costs what the cheapest measured one of the same k
 a staircase in the channels, and to interpolate errs by more than to round up to the next stair.
 """
 
+import abc
 import functools
 import json
 import math
@@ -145,7 +146,7 @@ def _whole(model: str, shape: tuple[int, int, int], classes: int) -> _Whole:
     return _Whole(frozenset(leaves_of(network, nnx.Param)), products(network, shape))
 
 
-class _Priced:
+class _Priced(abc.ABC):
     """What the costs have in common."""
 
     def __init__(self, coupling: Coupling) -> None:
@@ -158,8 +159,9 @@ class _Priced:
         coupling = self.coupling
         return _whole(json.dumps(coupling.model, sort_keys=True), coupling.input_shape, coupling.num_classes)
 
+    @abc.abstractmethod
     def at(self, counts: Counts) -> float:
-        raise NotImplementedError
+        """See `Cost`."""
 
     def saved(self, counts: Counts) -> dict[str, float]:
         now, before = {group.name: group.size for group in prunable(self.coupling)} | dict(counts), self.at(counts)

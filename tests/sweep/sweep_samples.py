@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import msgspec
+
 from flaxcomp.errors import UserError, suggest
+from flaxcomp.sweep import ids
 from flaxcomp.sweep.expand import Tally, Trial, expand
 from flaxcomp.sweep.load import LoadedSweep, load_text
-from flaxcomp.sweep.spec import Dataset
+from flaxcomp.sweep.spec import Dataset, TrialConfig
 from flaxcomp.sweep.trial import Images
 
 FINGERPRINTS = {"mnist": "a" * 64, "fashion_mnist": "b" * 64}
@@ -68,3 +71,15 @@ def load(body: str, *overrides: str, head: str = HEAD) -> LoadedSweep:
 
 def trials_of(loaded: LoadedSweep, tally: Tally | None = None) -> list[Trial]:
     return list(expand(loaded, FakeCatalog(), tally))
+
+
+def checked(trials: list[Trial]) -> list[Trial]:
+    """Dependencies come first; every id and signature is that of the configuration, also after a trip through the store."""
+    seen: set[str] = set()
+    for trial in trials:
+        assert set(trial.needs) <= seen
+        assert trial.id == ids.trial_id(trial.config, FINGERPRINTS[trial.config.dataset.name])
+        assert trial.signature == ids.signature(trial.config)
+        assert msgspec.json.decode(ids.canonical(trial.config), type=TrialConfig) == trial.config
+        seen.add(trial.id)
+    return trials

@@ -1,26 +1,10 @@
 """Blocks that make networks smaller, as the file has them: what starts from what, trained once, and what is refused."""
 
-import msgspec
 import pytest
 
 from flaxcomp.errors import SweepFileError
-from flaxcomp.sweep import ids
-from flaxcomp.sweep.expand import Trial
 from flaxcomp.sweep.plan import make_plan
-from flaxcomp.sweep.spec import TrialConfig
-from sweep_samples import FINGERPRINTS, FakeCatalog, load, trials_of
-
-
-def checked(trials: list[Trial]) -> list[Trial]:
-    """Dependencies come first; every id and signature is that of the configuration, also after a trip through the store."""
-    seen: set[str] = set()
-    for trial in trials:
-        assert set(trial.needs) <= seen
-        assert trial.id == ids.trial_id(trial.config, FINGERPRINTS[trial.config.dataset.name])
-        assert trial.signature == ids.signature(trial.config)
-        assert msgspec.json.decode(ids.canonical(trial.config), type=TrialConfig) == trial.config
-        seen.add(trial.id)
-    return trials
+from sweep_samples import FakeCatalog, checked, load, trials_of
 
 
 def test_a_method_starts_from_the_same_trial_without_it() -> None:

@@ -7,10 +7,9 @@ import pytest
 
 from flaxcomp.errors import SweepFileError
 from flaxcomp.sweep import ids
-from flaxcomp.sweep.expand import Trial
 from flaxcomp.sweep.plan import make_plan
-from flaxcomp.sweep.spec import InitFrom, Optimizer, Phase, Schedule, Train, TrialConfig
-from sweep_samples import FINGERPRINTS, FakeCatalog, load, trials_of
+from flaxcomp.sweep.spec import InitFrom, Optimizer, Phase, Schedule, Train
+from sweep_samples import FakeCatalog, checked, load, trials_of
 
 # Of canonical forms made before there were phases and initial weights.
 OLD_IDS = {
@@ -33,18 +32,6 @@ def refused(body: str) -> SweepFileError:
     with pytest.raises(SweepFileError) as caught:
         trials_of(load(body))
     return caught.value
-
-
-def checked(trials: list[Trial]) -> list[Trial]:
-    """Dependencies come first; every id and signature is that of the configuration, also after a trip through the store."""
-    seen: set[str] = set()
-    for trial in trials:
-        assert set(trial.needs) <= seen
-        assert trial.id == ids.trial_id(trial.config, FINGERPRINTS[trial.config.dataset.name])
-        assert trial.signature == ids.signature(trial.config)
-        assert msgspec.json.decode(ids.canonical(trial.config), type=TrialConfig) == trial.config
-        seen.add(trial.id)
-    return trials
 
 
 @pytest.mark.parametrize("body", OLD_IDS)
