@@ -11,7 +11,7 @@ demo: $(INSTALLED)  ## the main job on real images, in a few minutes: train, dis
 	$(BIN)/flaxcomp run sweeps/quickstart.yaml --out runs/quickstart
 
 test: $(INSTALLED)  ## every test but the long benchmarks and those for a GPU
-	$(PYTEST) -m "not gpu" -n 2 --dist loadfile
+	$(PYTEST) -m "not gpu" -n 2 --dist loadfile --durations=30
 
 test-fast: $(INSTALLED)  ## the unit tests
 	$(PYTEST) -m "not gpu and not integration and not e2e and not device and not slow"
