@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.embedded_rows import pi_3b_ms
+from flaxcomp.models.registry import config_of
 from flaxcomp.store.frame import Row
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
@@ -61,7 +62,7 @@ def print_trained(run: Path, rows: list[Row]) -> None:
     finished = [row for row in frame.trials if row["status"] == "finished"]
     for row in finished:
         model = {name.removeprefix("model."): value for name, value in row.items() if name.startswith("model.")}
-        model = {name: value for name, value in model.items() if value is not None and value != ""}
+        model = with_defaults({name: value for name, value in model.items() if value is not None and value != ""})
         plain = not model.get("se")
         ms, board = (pi_3b_ms(model), counted.get(_key(model))) if plain else (None, None)
         options = " ".join(f"{name}={value}" for name, value in model.items() if name not in ("name", "layout", "activation"))
@@ -73,6 +74,14 @@ def print_trained(run: Path, rows: list[Row]) -> None:
     lowest = min(finished, key=lambda row: row["test_accuracy"])
     print(f"\n{len(finished)} of {len(frame.trials)} trials; chance is {100 * CHANCE:.0f} %, "
           f"the lowest accuracy {100 * lowest['test_accuracy']:.1f} % ({lowest['model.name']}).")  # fmt: skip
+
+
+def with_defaults(model: dict[str, Any]) -> dict[str, Any]:
+    """The model with the blocks and the width that it has by default, which a run does not repeat."""
+    if model.get("layout") != "embedded":
+        return model
+    config: Any = config_of(model)
+    return {"name": model["name"], "blocks": config.blocks, "width": config.width} | model
 
 
 def _key(model: dict[str, Any]) -> tuple[Any, ...]:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.embedded_rows import ROWS
+from benchmarks.embedded_rows import PI_3B_MS, ROWS, pi_3b_ms
+from benchmarks.embedded_table import with_defaults
 from benchmarks.zoo_on_board import correlations, measured, ranks, reduced_forms, spearman, table
 from boards import emulated_cache
 from flaxcomp.devices import counting
@@ -35,6 +36,12 @@ def test_the_rows_are_the_studys() -> None:
         assert registry.canonical(model)["layout"] == "embedded"
     smallest = next(model for model, ms in ROWS if ms == 48.9)
     assert count(smallest, (32, 32, 3), 10).trainable_params == 272_282  # see wide_resnet.py
+
+
+def test_a_row_is_found_by_what_a_run_keeps_of_its_model() -> None:
+    """A run leaves out what an architecture has by default, 9 blocks and width 16 among it."""
+    found = [pi_3b_ms(with_defaults(registry.canonical(model))) for model, _ in ROWS]
+    assert found == list(PI_3B_MS.values())
 
 
 def test_every_architecture_is_measured() -> None:
