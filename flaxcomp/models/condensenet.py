@@ -129,6 +129,7 @@ from flaxcomp.models.layers import (
     NormConv,
     avg_pool,
     channel_shuffle,
+    conv_1x1,
     flatten,
     global_avg_pool,
 )
@@ -156,8 +157,7 @@ class LearnedGroupConv(nnx.Module):
         x = self.dropout(nnx.relu(self.bn(x)), rngs=rngs)
         kernel = self.kernel.get_value()
         x, kernel = nnx.nn.dtypes.promote_dtype((x, kernel * self.mask.get_value().astype(kernel.dtype)))
-        out: jax.Array = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return out
+        return conv_1x1(x, kernel)
 
 
 class _IndexedGroupConv(nnx.Module):

@@ -2,11 +2,12 @@
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -46,6 +47,15 @@ def refusal(call: Callable[[], Any]) -> str:
     except UserError as error:
         return str(error)
     return ""
+
+
+def convolutions(jaxpr: Any) -> Iterator[Any]:
+    """The library's convolutions in a traced program, those of the programs that it calls among them."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            yield equation
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from convolutions(inner)
 
 
 def images(name: str, n: int) -> jax.Array:
@@ -189,6 +199,18 @@ def test_the_fast_forms_have_the_same_loss_and_gradient(name: str) -> None:
     assert largest > 0
     for one, other in zip(jax.tree.leaves(fast_gradient), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-3 * largest)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_fast_forms_have_no_kernel_gradient_of_the_library(name: str) -> None:
+    """Inside the loop over steps it runs on one thread on CPU, ten times slower and more."""
+    graph, params, rest = evaluated(name)
+    x, y = images(name, 2), jnp.arange(2)
+    with layers.fast_forms():
+        traced = jax.make_jaxpr(jax.grad(lambda p: loss_of(graph, p, rest, x, y)[0]))(params)
+    images_first = (0, 3, 1, 2)  # batch, channels, height, width of NHWC; a kernel gradient sums over the batch instead
+    layouts = [conv.params["dimension_numbers"].lhs_spec for conv in convolutions(traced.jaxpr)]
+    assert [layout for layout in layouts if layout != images_first] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
