@@ -78,3 +78,89 @@ def test_cramnet(printed: Any) -> None:
     variants = [line.strip("| ").split(" | ") for line in lines[10:]]
     assert [row[:2] for row in variants] == [["16 16 32 32 96", "-"], ["16 16 32 32 96", "input_first"]]
     assert variants[0][3:] == ["5", "done", "50.0 25.0 (taken back)", "67.00", "-1.00"]
+
+
+def test_pruning(printed: Any) -> None:
+    def figures(trial: Trial) -> dict[str, Any]:
+        block = trial.config.prune
+        if block is None:
+            return {"test_accuracy": 0.75, "trainable_params": 1000, "macs": 4_000_000}
+        accuracy = {"uniform": 0.5, "fisher": 0.625}.get(block.criterion, 0.25) + (0.125 if block.then == "fine_tune" else 0)
+        return {"test_accuracy": accuracy, "trainable_params": 500, "macs": round(4e6 * (1 - block.ratio))}
+
+    lines = printed(pruning_table, "embedded_pruning_short", figures)
+    assert cells(lines, "dense") == ["dense", "0", "-", "4.00", "1,000", "25.00", "-", "1"]
+    assert cells(lines, "fisher", "0.25", "fine-tune") == ["fisher", "0.25", "fine-tune", "3.00", "500", "25.00", "-12.50", "1"]
+    assert cells(lines, "l1", "0.75", "scratch")[5:] == ["75.00", "+25.00", "1"]
+    assert len(lines) == 2 + 1 + 54
+
+
+def test_pruning_of_the_whole_study(printed: Any) -> None:
+    lines = printed(pruning_table, "embedded_pruning", lambda _: {"test_accuracy": 0.5, "trainable_params": 5, "macs": 1_000_000},
+                    lambda _: [], "seed=0,1")  # fmt: skip
+    methods = {line.split(" | ")[0].strip("| ") for line in lines[2:]}
+    assert {"dense", "fisher, in 10 steps", "fisher, per macs, in 10 steps", "fisher, in 10 steps, retrained 2 times",
+            "batch_norm_scale, slimmed, in 10 steps", "uniform, in 10 steps", "uniform", "netadapt, fisher, small prunings",
+            "netadapt, l2, 7 layers sampled", "morphnet, strength 0.1", "morphnet, strength 0, restored"} <= methods  # fmt: skip
+    assert {line.split(" | ")[-1].strip("| ") for line in lines[2:]} == {"2"}, "seeds alone are averaged"
+
+
+def test_distillation(printed: Any) -> None:
+    def figures(trial: Trial) -> dict[str, Any]:
+        taught = trial.config.distill
+        val = 0.5 if taught is None else 0.5 + taught.hard_weight + taught.temperature / 100
+        return {"val_accuracy": val, "test_accuracy": val - 0.25}
+
+    lines = printed(distillation_table, "embedded_distillation_short", figures)
+    medium, large = "mobilenet_v1 width=16 blocks=6", "mobilenet_v1 blocks=6"
+    assert cells(lines, medium, "labels alone") == [medium, "labels alone", "-", "50.00 +- 0.00", "-", "75.00 +- 0.00", "2"]
+    assert cells(lines, medium, large, "-") == [medium, large, "-", "28.00 +- 0.00", "+22.00", "53.00 +- 0.00", "2"]
+    assert cells(lines, medium, large, "0.02, 10")[3:] == ["38.00", "+12.00", "63.00", "1"]
+    small, wide = "mobilenet_v1 width=8 blocks=6", "wide_resnet blocks=6 se=2"
+    assert [cells(lines, small, f"{chain}{medium}")[-1] for chain in (f"{large} > ", f"{wide} > {large} > ")] == ["2", "1"]
+    assert "24 of 24 trainings have finished" in "\n".join(lines)
+
+
+def test_quantization(printed: Any) -> None:
+    def files(trial: Trial) -> list[dict[str, Any]]:
+        trained = trial.config.quantize is not None
+        sizes = {"float32": (0.75, 4096), "int8": (0.625 if trained else 0.5, 2048 if trained else 1024)}
+        return [
+            {"precision": precision, "accuracy": accuracy, "accuracy_drop": 0.75 - accuracy, "size_bytes": size,
+             "quantizer": "tensorflow", "calibration_images": None if trained or precision == "float32" else 200}
+            for precision, (accuracy, size) in sizes.items()
+        ]  # fmt: skip
+
+    lines = printed(quantization_table, "quantization_short", lambda _: {"test_accuracy": 0.75}, files)
+    figures = ["1", "75.00", "50.00", "+25.00", "62.50", "+12.50", "1.5"]
+    names = ["mobilenet_v2 expansion=4", "resnet depth=8 pruned 0.5", "simplenet_v5"]
+    assert [line.strip("| ").split(" | ") for line in lines[2:]] == [[name, *figures] for name in names]
+
+
+def test_distillnet(printed: Any) -> None:
+    def figures(trial: Trial) -> dict[str, Any]:
+        block = trial.config.subset
+        if block is None:
+            return {"test_accuracy": 0.9, "trainable_params": 1000, "macs": 400}
+        gone = round(10 * block.remove_fraction)
+        lost = {"val": 0.0078125, "test": 0.03125 if gone == 8 else 0.0}
+        accuracies = {f"subset_{part}_accuracy_{when}": 0.5 - (lost[part] if when == "after" else 0)
+                      for part in lost for when in ("before", "after")}  # fmt: skip
+        return accuracies | {
+            "test_accuracy": 0.5, "trainable_params": 750, "macs": 300, "subset_removed_classes": gone,
+            "subset_kept_classes": 10 - gone, "subset_parameters_removed_share": 0.25, "subset_macs_skipped": 100,
+            "subset_macs_skipped_partial": 0,
+        }  # fmt: skip
+
+    def files(trial: Trial) -> list[dict[str, Any]]:
+        size = 4096 if trial.config.subset is None else 3072
+        return [{"precision": "float32", "accuracy": 0.5, "accuracy_drop": 0.0, "size_bytes": size}]
+
+    lines = printed(distillnet_table, "distillnet_short", figures, files)
+    titles = [line for line in lines if line.endswith("removed") and not line.startswith("|")]
+    assert titles == ["tf_mnist, mnist, whole channels removed", "tf_cifar, norm none, cifar10, whole channels removed"]
+    mnist = lines[: lines.index(titles[1])]
+    assert cells(mnist, "30", "1") == ["30", "1", "25.0 (30)", "25.0 (0.0)", "0.78", "0.00, 0.00 (0.06)", "0", "3 (4)"]
+    assert cells(mnist, "80", "1")[5:7] == ["3.12, 3.12 (0.93)", "1"]
+    assert mnist[-2].startswith("In 1 of 8 class sets the held-out images promised one point at most")
+    assert mnist[-2].endswith("80 % of seed 0 lost 3.12.")
