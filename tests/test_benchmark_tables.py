@@ -43,7 +43,7 @@ def printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
                     steps = [{"val_accuracy": 0.5, "stays": True}, {"val_accuracy": 0.25, "stays": False}]
                     paths.compression_file(trial.id).parent.mkdir(parents=True)
                     paths.compression_file(trial.id).write_text(json.dumps({"details": {"sub_problems": steps}}))
-                for row in files(trial):
+                for row in files(trial) if trial.role == "trial" else ():
                     file = {
                         "trial": trial.id,
                         "artifact": f"{trial.id}{row['precision']}",
@@ -136,12 +136,16 @@ def test_quantization(printed: Any) -> None:
             {"precision": precision, "accuracy": accuracy, "accuracy_drop": 0.75 - accuracy, "size_bytes": size,
              "quantizer": "tensorflow", "calibration_images": None if trained or precision == "float32" else 200}
             for precision, (accuracy, size) in sizes.items()
-        ]  # fmt: skip
+        ] + [
+            {"precision": "int8", "artifact": f"{trial.id} by another way", "accuracy": 0.25, "accuracy_drop": 0.5,
+             "size_bytes": 1024, "quantizer": "ai_edge", "calibration_images": 200}
+        ] * (not trained)  # fmt: skip
 
     lines = printed(quantization_table, "quantization_short", lambda _: {"test_accuracy": 0.75}, files)
     figures = ["1", "75.00", "50.00", "+25.00", "62.50", "+12.50", "1.5"]
     names = ["mobilenet_v2 expansion=4", "resnet depth=8 pruned 0.5", "simplenet_v5"]
-    assert [line.strip("| ").split(" | ") for line in lines[2:]] == [[name, *figures] for name in names]
+    assert [line.strip("| ").split(" | ") for line in lines[2:5]] == [[name, *figures] for name in names]
+    assert lines[8:] == ["| int8 | ai_edge | 200 | 3 | +50.00 | +50.00 |", "| int8 | tensorflow | 200 | 3 | +25.00 | +25.00 |"]
 
 
 def test_distillnet(printed: Any) -> None:
