@@ -94,8 +94,7 @@ def print_variants(paths: RunPaths, rows: list[Row], original: list[Row]) -> Non
 
 def widths_of(row: Row) -> Widths:
     """Of the network that a trial asks for."""
-    text = row.get("cramnet.widths") or row.get("model.widths")
-    return tuple(json.loads(text)) if text else ORIGINAL
+    return tuple(row.get("cramnet.widths") or row.get("model.widths") or ORIGINAL)
 
 
 def is_small(row: Row) -> bool:

@@ -12,6 +12,7 @@ from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
 
 Key = tuple[str, ...]  # the network, in words
+USUAL = ("tensorflow", 200)  # of several ways to calibrate, the one that is compared with training; the others have a table
 
 
 def main() -> None:
@@ -32,6 +33,7 @@ def print_accuracies(frame: RunFrame) -> None:
         plain, calibrated, trained = (kinds.get(kind, []) for kind in ("float32", "calibrated", "trained"))
         if not plain:
             continue
+        calibrated = [row for row in calibrated if (row["quantizer"], row["calibration_images"]) == USUAL] or calibrated
         float32 = _mean(plain)
         size = statistics.mean(row["size_bytes"] for row in [*calibrated, *trained]) / 1024 if calibrated or trained else 0.0
         cells = [

@@ -47,18 +47,14 @@ def check_methods(trials: "Iterable[Trial]", paths: RunPaths) -> None:
 def main() -> None:
     """Read a JSON list of configurations of the run that is named; print the first refusal."""
     from flaxcomp.compress.method import with_tables
-    from flaxcomp.compress.run import load_method
+    from flaxcomp.compress.run import check
     from flaxcomp.data import catalog
     from flaxcomp.train.inputs import input_shape
 
     for config in msgspec.json.decode(sys.stdin.buffer.read(), type=list[TrialConfig]):
         info = catalog.outline(config.dataset.name)
-        name = method_of(config)
-        assert name is not None
         try:
-            load_method(name).check(
-                with_tables(config, RunPaths.at(sys.argv[1])), input_shape(config.dataset, info), info.num_classes
-            )
+            check(with_tables(config, RunPaths.at(sys.argv[1])), input_shape(config.dataset, info), info.num_classes)
         except UserError as error:
             sys.stdout.write(str(error))
             raise SystemExit(_REFUSED) from None

@@ -299,7 +299,10 @@ class Table:
         if key in self.layers:
             return self.layers[key]
         family, c_in, c_out = _parsed(key)
-        measured = self._alike.get(family, [])
+        families = [family]
+        if family[0].startswith("conv") and (c_in, c_out) == (1, 1):  # which of both it is, a single channel does not show
+            families.append((family[0].replace("conv", "depthwise"), *family[1:]))
+        measured = [entry for each in families for entry in self._alike.get(each, [])]
         wider = [latency for inputs, outputs, latency in measured if inputs >= c_in and outputs >= c_out]
         if not wider:
             lacking = f"its {len(measured)} of that kind have fewer channels" if measured else "it has none of that kind"

@@ -18,7 +18,7 @@ from flaxcomp.models import registry
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.sweep import ids
 from flaxcomp.sweep.compression import METHODS, method_of
-from flaxcomp.sweep.spec import TrialConfig
+from flaxcomp.sweep.spec import Distill, Schedule, TrialConfig
 from flaxcomp.train.fit import Fit, Stop
 from flaxcomp.train.found import as_trained
 from flaxcomp.train.job import Event, Note, PackJob
@@ -71,7 +71,8 @@ class Found:
 class Method(Protocol):
     """The file `method` of a method's folder; the folder's name is that of its block.
 
-    A file may also have `variant(config) -> Variant`: what the training of the network that was found does besides.
+    A file may also have `variant(config) -> Variant`: what the training of the network that was found does besides; and
+    `outlook(config, shape, classes) -> model`: the model that it leads to as far as the configuration says, its layers' kinds.
     """
 
     def check(self, config: TrialConfig, shape: Shape, classes: int) -> None:
@@ -149,6 +150,18 @@ class Workshop:
             raise Stop from None
         return Fit(program, job.configs[self.trial], lessons, teachers.places(job)[0], self.should_stop)
 
+    def tuning(self, model: dict[str, Any], rate: float | None) -> TrialConfig:
+        """How a network trains for some steps of a search: as the trial says, but at a constant rate and without its phases.
+
+        Args:
+            model: the network's. rate: None: a tenth of the trial's.
+        """
+        train = self.plain.train
+        optimizer = train.phases[-1].optimizer if train.phases else train.optimizer
+        optimizer = replace(optimizer, learning_rate=rate or optimizer.learning_rate / 10)
+        train = replace(train, optimizer=optimizer, schedule=Schedule(), phases=(), init_from=None)
+        return replace(self.plain, model=model, train=train, distill=with_hints_beside(self.plain.distill))
+
     def note(self, text: str) -> Event:
         """A line for the run's log; yield it."""
         return Note(self._job.pack_id, self._job.attempt, text)
@@ -199,6 +212,16 @@ def before_method(config: TrialConfig) -> TrialConfig:
     assert own is not None
     before = replace(config, **{own: None})
     return before if method_of(before) else replace(before, source=None)
+
+
+def with_hints_beside(distill: Distill | None) -> Distill | None:
+    """The distillation whose hints, if any, are learnt beside the loss all along, and not alone for some epochs before it.
+
+    Trainings within a search go on from weights and may be shorter than those epochs.
+    """
+    if distill is None or distill.hint is None:
+        return distill
+    return replace(distill, hint=replace(distill.hint, epochs=0))
 
 
 def without_methods(config: TrialConfig) -> TrialConfig:

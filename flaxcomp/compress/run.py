@@ -9,10 +9,11 @@ from typing import cast
 from msgspec.structs import replace
 
 from flaxcomp import durable
-from flaxcomp.compress.method import Found, Method, Workshop, as_plain, job_of
+from flaxcomp.compress.method import Found, Method, Shape, Workshop, as_plain, job_of
 from flaxcomp.models import registry
-from flaxcomp.sweep.compression import method_of
+from flaxcomp.sweep.compression import METHODS, method_of
 from flaxcomp.sweep.compression.retraining import retrained
+from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.train.fit import Stop
 from flaxcomp.train.job import Event, Finished, PackJob, Stopped
 from flaxcomp.train.pack import Trainer
@@ -24,6 +25,24 @@ _FOUND = "found"  # what a search ended with, as `Workshop.keep_model` calls it
 def load_method(name: str) -> Method:
     """The method of a block."""
     return cast(Method, importlib.import_module(f"flaxcomp.compress.{name}.method"))
+
+
+def check(config: TrialConfig, shape: Shape, classes: int) -> None:
+    """Refuse what the network makes impossible for a trial's method, from its shapes alone, before anything is trained.
+
+    Where other methods come before, it is the network of the trial's `model` as far as these change its layers by what they are
+    told (`outlook`). The widths that a search will find are not known yet, and every method can do with narrower layers what
+    it can do with these, unless it is told how narrow; so the search asks again of the network that was found.
+
+    Raises:
+        UserError: see `flaxcomp.compress.method.Method`.
+    """
+    own = method_of(config)
+    assert own is not None
+    for name in METHODS[: METHODS.index(own)]:
+        if getattr(config, name) is not None and hasattr(before := load_method(name), "outlook"):
+            config = replace(config, model=before.outlook(config, shape, classes))
+    load_method(own).check(config, shape, classes)
 
 
 def train(trainer: Trainer, job: PackJob, should_stop: Callable[[], bool]) -> Iterator[Event]:
@@ -68,7 +87,10 @@ def _search(workshop: Workshop, method: Method) -> Generator[Event, None, tuple[
         weights = model if meta["has_weights"] else None
         return Found(meta["model"], weights, meta["figures"], meta["details"], meta["trains"]), seconds
     began = time.monotonic()
-    method.check(workshop.config, workshop.shape, workshop.classes)
+    check(workshop.config, workshop.shape, workshop.classes)
+    if registry.canonical(workshop.source.model) != registry.canonical(registry.shipped(workshop.config.model)):
+        found_before = replace(workshop.config, model=workshop.source.model)
+        method.check(found_before, workshop.shape, workshop.classes)
     found = yield from method.search(workshop)
     seconds = time.monotonic() - began
     meta = {"model": found.model, "figures": found.figures, "details": found.details, "trains": found.trains,

@@ -2,7 +2,7 @@
 
 A network (what `build` returns) may have
 
-- a keyword `progress` of `__call__`: in training mode it is the share of training done, step / steps, float32 in [0, 1);
+- a keyword `progress` of `__call__`: in training mode it is the share of training done, step / steps, float32 in [0, 1];
 - `before_step(step, steps)`: called before each training step, traced; it may change the network's variables, not its
   parameters. They are part of the training's state, so what it does depends on nothing but them, the parameters and the step;
 - `penalty(step, steps)`: a scalar float32 that is added to each training step's loss, of the float32 parameters.

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from flaxcomp import distill as losses
 from flaxcomp.errors import UserError
+from flaxcomp.sweep.compression import METHODS
 from flaxcomp.sweep.spec import Distill, Hint, TrialConfig
 
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Distill)}
@@ -94,6 +95,9 @@ def classes_of(config: TrialConfig, classes: int) -> int:
 def _check_time(hint: Hint, config: TrialConfig) -> None:
     if config.train.phases:
         raise UserError("distill.hint.epochs must be 0 where train.phases says what is trained when")
-    if hint.epochs >= config.train.epochs:
-        raise UserError(f"distill.hint.epochs must be less than train.epochs, {config.train.epochs}, of which they are the "
-                        f"first; got {hint.epochs}")  # fmt: skip
+    trainings = {"train": config.train.epochs}
+    trainings |= {name: epochs for name in METHODS if (epochs := getattr(getattr(config, name), "epochs", None)) is not None}
+    for name, epochs in trainings.items():
+        if hint.epochs >= epochs:
+            raise UserError(f"distill.hint.epochs must be less than {name}.epochs, {epochs}, of which they are the first; "
+                            f"got {hint.epochs}")  # fmt: skip

@@ -185,6 +185,7 @@ class Resolver:
         if distill.value is None or distill.place is None:
             return
         sections = {name: getattr(parts, name).value for name in ("dataset", "model", "train", "distill")}
+        sections |= {name: part.value for name, part in parts.methods}
         teachers = {trial.id: trial.config for trial in distill.chain}
         try:
             distilling.check_training(TrialConfig(**sections), parts.dataset.images.classes, teachers)
@@ -198,7 +199,7 @@ class Resolver:
             return self._part(name, None)
         module = importlib.import_module(f"flaxcomp.sweep.compression.{name}")
         try:
-            module.check(block, Facts(self._catalog.labels(dataset.value.name), model.value))
+            module.check(block, Facts(self._catalog.labels(dataset.value.name), model.value, dataset.images.training))
         except UserError as error:
             raise _placed(error, node, _key_of(error, name)) from None
         value = module.effective(block)

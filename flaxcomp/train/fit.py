@@ -60,6 +60,11 @@ class Fit:
             state["params"] = jax.tree.map(jnp.multiply, state["params"], state["mask"])
         return self.program.begin(state, self._hyper(len(models), 0), 0)
 
+    def template(self, state: State, step: int) -> State:
+        """A state in the form that it has before a step, counted from the start: every stage has an optimizer of its own."""
+        stage = self.program.stage_at(max(step - 1, 0))  # the one that a step is the first of begins in `train`
+        return self.program.begin(state, self._hyper(len(state["loss_sum"]), stage), stage)
+
     def train(self, state: State, steps: int, first: int = 0) -> State:
         """The state after `steps` more steps; the one given is used up.
 

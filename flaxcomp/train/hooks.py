@@ -27,7 +27,8 @@ class Hooks:
 
     def options(self, step: jax.Array) -> dict[str, jax.Array]:
         """What the network is called with in this step besides images and randomness."""
-        return {"progress": step.astype(jnp.float32) / self._steps} if self._progress else {}
+        # Short trainings within a search may count more steps than the training has.
+        return {"progress": jnp.minimum(step.astype(jnp.float32) / self._steps, 1.0)} if self._progress else {}
 
     def before_step(self, params: Tree, stats: Tree, step: jax.Array) -> Tree:
         """Return `stats`, everything of the network but its parameters, as this step is to find it."""

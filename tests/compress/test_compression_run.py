@@ -23,6 +23,7 @@ from flaxcomp.errors import UserError
 from flaxcomp.models.counting import count
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.sweep.compression.prune import Prune
+from flaxcomp.sweep.compression.quantize import Quantize
 from flaxcomp.sweep.compression.retraining import retrained
 from flaxcomp.sweep.ids import signature
 from flaxcomp.sweep.spec import Dataset, Optimizer, Phase, Train, TrialConfig
@@ -272,3 +273,26 @@ def test_a_training_that_is_asked_to_stop_says_so(trainer: Trainer, dense: Path,
         strict=True,
     ):
         np.testing.assert_allclose(a, b, atol=1e-7, err_msg=name)
+
+
+def test_a_method_is_asked_again_of_the_network_that_another_has_found(
+    trainer: Trainer, dense: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Asked:
+        def __init__(self) -> None:
+            self.models: list[Any] = []
+
+        def check(self, config: TrialConfig, shape: tuple[int, int, int], classes: int) -> None:
+            self.models.append(config.model)
+
+        def search(self, workshop: Workshop) -> Generator[Event, None, Found]:
+            yield from ()
+            return Found(workshop.source.model, workshop.source.weights, trains=False)
+
+    use(monkeypatch, Halving(trains=False))
+    list(run.train(trainer, job(dense, {"pruned": PRUNED}), never))
+    asked = Asked()
+    use(monkeypatch, asked)
+    chain = replace(PRUNED, quantize=Quantize(), source="pruned")
+    assert isinstance(list(run.train(trainer, job(dense, {"rounded": chain}), never))[-1], Finished)
+    assert asked.models == [{"name": "simplenet_v1"}, {"name": "simplenet_v1", "widths": [1, 3]}]

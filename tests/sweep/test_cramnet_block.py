@@ -82,10 +82,21 @@ def test_the_impossible_is_refused(text: str, words: str) -> None:
     ({"name": "wide", "widths": [8, 8]}, True), ({"name": "wide", "widths": [8, 8, 8]}, False), ({"name": "wide"}, False),
 ])  # fmt: skip
 def test_as_many_widths_as_the_model_was_given(model: dict[str, Any], refused: bool) -> None:
-    facts = Facts(labels=("0", "1"), model=model)
+    facts = Facts(labels=("0", "1"), model=model, training=900)
     block = Cramnet(widths=(4, 4, 4))
     if not refused:
         check(block, facts)
         return
     with pytest.raises(UserError, match=r"cramnet\.widths must be as many as the 2 widths of wide, got 3"):
         check(block, facts)
+
+
+def test_no_larger_batches_of_a_sub_problem_than_there_are_images() -> None:
+    facts = Facts(labels=("0", "1"), model={"name": "wide"}, training=100)
+    check(Cramnet(ratio=0.5, sub_problems=SubProblems(batch_size=100)), facts)
+    check(Cramnet(ratio=0.5, then="scratch"), facts)  # solves none
+    check(Cramnet(ratio=0.0), facts)
+    with pytest.raises(
+        UserError, match=r"cramnet\.sub_problems\.batch_size must be at most 100, the images to train on, got 128"
+    ):
+        check(Cramnet(ratio=0.5), facts)

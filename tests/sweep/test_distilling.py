@@ -145,6 +145,12 @@ def test_ids_and_signatures_of_one_teacher_are_those_of_the_release_before() -> 
             6,
             "distill.hint.epochs must be less than train.epochs, 2",
         ),
+        (
+            "{teacher: one, hint: {epochs: 2}}",
+            "  train: {epochs: 5}\n  prune: {epochs: 2}\n",
+            6,
+            "distill.hint.epochs must be less than prune.epochs, 2",
+        ),
         ("{teacher: one, hint: {epochs: 1}}", "  train: {phases: [{epochs: 3}]}\n", 6, "distill.hint.epochs must be 0 where"),
         ("\n    teacher:\n      - one\n      - {model: {name: bigg}}", "", 9, "no architecture is called 'bigg'"),
     ],

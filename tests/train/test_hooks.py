@@ -256,5 +256,6 @@ def test_drop_path_grows_from_nothing_to_what_is_configured(data: Resident) -> N
 
     assert apart(0) == 0
     assert apart(program.steps // 2) > 1e-3
-    progress = [program._hooks.options(jnp.asarray(step))["progress"] for step in (0, program.steps // 2, program.steps)]
-    assert progress == [0, 0.5, 1]
+    steps = (0, program.steps // 2, program.steps, 9 * program.steps)
+    progress = [program._hooks.options(jnp.asarray(step))["progress"] for step in steps]
+    assert progress == [0, 0.5, 1, 1], "a search may count more steps than the training has"

@@ -27,6 +27,15 @@ def check(config: TrialConfig, shape: Shape, classes: int) -> None:
     find(with_dropout(config.model, block.dropout), shape, classes, block.widths, block.ratio, block.replace)
 
 
+def outlook(config: TrialConfig, shape: Shape, classes: int) -> dict[str, Any]:
+    """The model once all sub-problems are solved."""
+    block = _block(config)
+    model = registry.canonical(registry.shipped(config.model))
+    for problem in find(model, shape, classes, block.widths, block.ratio, block.replace):
+        model = problem.solved(model)
+    return with_dropout(model, block.dropout)
+
+
 def search(workshop: Workshop) -> Generator[Event, None, Found]:
     """Solve the sub-problems one after the other.
 
@@ -38,7 +47,7 @@ def search(workshop: Workshop) -> Generator[Event, None, Found]:
     problems = find(model, workshop.shape, workshop.classes, block.widths, block.ratio, block.replace)
     if block.direction == "output_first":
         problems.reverse()
-    if block.then == "scratch" and block.max_accuracy_loss is None:
+    if not block.trains:
         return _unsolved(workshop, problems, model)
     solving = Solving(workshop, block, model)
     yield from solving.run(problems)

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from flaxcomp.compress.costs import Table, load_table
-from flaxcomp.compress.method import Found, Network, Shape, Workshop
+from flaxcomp.compress.method import Found, Network, Shape, Workshop, with_hints_beside
 from flaxcomp.compress.morphnet.multiplier import NARROWEST, Widths, scaled, widened
 from flaxcomp.compress.morphnet.penalty import Resource, Scales, magnitudes, scales_of
 from flaxcomp.compress.morphnet.prices import layer_costs, network_cost
@@ -155,7 +155,8 @@ def _trained(workshop: Workshop, subject: _Subject) -> Generator[Event, None, _S
     block, train = subject.block, workshop.plain.train
     epochs = block.search_epochs or train.total_epochs
     train = retrained(train, Retraining(epochs=epochs, learning_rate=block.search_learning_rate))
-    config = replace(workshop.plain, model=workshop.source.model, train=train)
+    distill = with_hints_beside(workshop.plain.distill)
+    config = replace(workshop.plain, model=workshop.source.model, train=train, distill=distill)
     fit = workshop.fit(config, subject.penalty())
     state = _begun(fit, config, workshop.source if block.start == "trained" else None)
     state = yield from training.train(workshop, fit, state, fit.program.steps, name="penalty")

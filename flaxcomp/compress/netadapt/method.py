@@ -18,7 +18,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from flaxcomp.compress.costs import Cost, load_table, make_cost, prunable
@@ -32,7 +31,7 @@ from flaxcomp.compress.prune.surgery import Cut, mask_of, plan, sliced
 from flaxcomp.errors import UserError
 from flaxcomp.models import registry
 from flaxcomp.sweep.compression.netadapt import Netadapt
-from flaxcomp.sweep.spec import Schedule, TrialConfig
+from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.train.fit import Fit
 from flaxcomp.train.inputs import normalise
 from flaxcomp.train.job import Event
@@ -208,12 +207,8 @@ class _Search:
 
 
 def _tuning(workshop: Workshop) -> Fit:
-    """The short trainings, at a constant learning rate."""
-    train = workshop.plain.train
-    optimizer = train.phases[-1].optimizer if train.phases else train.optimizer
-    rate = _block(workshop.config).tune_learning_rate or optimizer.learning_rate / 10
-    train = replace(train, optimizer=replace(optimizer, learning_rate=rate), schedule=Schedule(), phases=(), init_from=None)
-    return workshop.fit(replace(workshop.plain, model=workshop.source.model, train=train))
+    """The short trainings."""
+    return workshop.fit(workshop.tuning(workshop.source.model, _block(workshop.config).tune_learning_rate))
 
 
 def _cost(block: Netadapt, coupling: Coupling) -> Cost:

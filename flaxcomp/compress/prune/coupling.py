@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from flaxcomp.compress.prune.follow import leaves_of
-from flaxcomp.compress.prune.groups import FIXED, NO_OVERRIDES, Group, Grouping, Overrides, Shape, couple_network
+from flaxcomp.compress.prune.groups import FIXED, NO_OVERRIDES, Group, Grouping, Kinds, Overrides, Shape, couple_network
 from flaxcomp.errors import UserError
 from flaxcomp.models import registry
 from flaxcomp.models.abstract import abstract
@@ -90,15 +90,38 @@ def couple(
         UserError: the model is impossible, an override matches nothing, or the network could not be followed.
     """
     input_shape, num_classes = tuple(model.get("input_shape", input_shape)), model.get("num_classes", num_classes)
-    grouping = couple_network(evaluated(model, input_shape, num_classes), input_shape, overrides)
+    network = evaluated(model, input_shape, num_classes)
+    grouping = couple_network(network, input_shape, overrides)
     widths = tuple(model.get("widths") or registry.default_widths(model) or ())
     changed, shapes = _changed(model, input_shape, num_classes, widths)
+    kinds = _hidden(grouping, shapes)
+    if kinds != Kinds():
+        grouping = couple_network(network, input_shape, overrides, kinds=kinds)
     entries = _entries(grouping, widths, changed, shapes)
     groups = tuple(_counted(group, entries, grouping.shapes, shapes) for group in grouping.groups)
     fields = {field.name: getattr(grouping, field.name) for field in dataclasses.fields(grouping)}
     return Coupling(
         **{**fields, "groups": groups}, model=model, input_shape=input_shape, num_classes=num_classes, entries=entries
     )
+
+
+def _hidden(grouping: Grouping, others: Shapes) -> Kinds:
+    """The layers that a network with wider ones shows to be of another kind than they seem.
+
+    A dense convolution of one input would have more where the channels that it sees become more; a depthwise one, with one
+    input for each output whatever their number, would not.
+    """
+
+    def grows(leaf: str, axis: int) -> bool:
+        return others[leaf][axis] != grouping.shapes[leaf][axis]
+
+    members = [(axis, group.members) for group in grouping.groups for axis in group.members]
+    depthwise = {axis.leaf for axis, tied in members
+                 if axis.role == "in" and grouping.shapes[axis.leaf][axis.axis] == 1 and not grows(axis.leaf, axis.axis)
+                 and any(grows(other.leaf, other.axis) for other in tied)}  # fmt: skip
+    grouped = {(axis.leaf, axis.axis - 1) for axis, _ in members
+               if axis.role == "depthwise" and grows(axis.leaf, axis.axis - 1)}  # fmt: skip
+    return Kinds(frozenset(grouped), frozenset(depthwise))
 
 
 def _counted(group: Group, entries: tuple[Entry, ...], shapes: Shapes, others: Shapes) -> Group:

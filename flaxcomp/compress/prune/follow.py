@@ -24,15 +24,16 @@ def follow(
     input_shape: tuple[int, int, int],
     apart: frozenset[tuple[str, int]] = frozenset(),
     known: frozenset[tuple[str, int]] = frozenset(),
+    depthwise: frozenset[str] = frozenset(),
 ) -> Reading:
     """Read a network in eval mode, with the plain form of every layer; and in training mode what runs only there.
 
     Args:
         network: with arrays or with their shapes alone; it is left in eval mode.
         input_shape: height, width, channels.
-        apart, known: see `Reading`.
+        apart, known, depthwise: see `Reading`.
     """
-    reading = Reading(apart=apart, known=known)
+    reading = Reading(apart=apart, known=known, depthwise=depthwise)
     network.eval()
     leaves = leaves_of(network)
     values = [_parameter(reading, path, leaf) for path, leaf in leaves.items()]

@@ -125,9 +125,24 @@ class Grouping:
         return tuple(group for group in self.groups if group.frozen is None)
 
 
+@dataclass(frozen=True)
+class Kinds:
+    """What layers are that do not show it for having a single channel, or one in each group; see `Reading`."""
+
+    grouped: frozenset[tuple[str, int]] = frozenset()
+    depthwise: frozenset[str] = frozenset()
+
+
+def kinds_of(grouping: Grouping) -> Kinds:
+    """Of a network's layers, for others of its kind with fewer channels."""
+    members = (axis for group in grouping.groups for axis in group.members)
+    return Kinds(frozenset(grouping.grouped), frozenset(axis.leaf for axis in members if axis.role == "depthwise"))
+
+
 def couple_network(
-    network: nnx.Module, input_shape: Shape, overrides: Overrides = NO_OVERRIDES, like: Grouping | None = None
-) -> Grouping:
+    network: nnx.Module, input_shape: Shape, overrides: Overrides = NO_OVERRIDES, like: Grouping | None = None,
+    kinds: Kinds | None = None,
+) -> Grouping:  # fmt: skip
     """The groups of any NNX network from images [n, h, w, c] to logits.
 
     Args:
@@ -135,21 +150,23 @@ def couple_network(
         input_shape: height, width, channels.
         overrides: what the program does not say.
         like: of the same network with other widths, for groups that can be compared with its.
+        kinds: of its layers, where it is known better than from the network; those of `like` if there is one.
 
     Raises:
         UserError: an override matches nothing, or nothing of the network could be followed.
     """
-    apart, known = (like.apart, frozenset(like.grouped)) if like else (frozenset(), frozenset())
-    reading = follow(network, input_shape, apart, known)
+    apart = like.apart if like else frozenset()
+    kinds = kinds or (kinds_of(like) if like else Kinds())
+    reading = follow(network, input_shape, apart, kinds.grouped, kinds.depthwise)
     if like is None and (apart := _collapsed(reading)):
         # A shuffle deals out the channels between two grouped convolutions: tied over the groups, all would be one.
-        reading = follow(network, input_shape, apart)
+        reading = follow(network, input_shape, apart, kinds.grouped, kinds.depthwise)
     if not any(axis.role == "out" for axis in reading.channels):
         raise UserError("the network has no convolution or dense layer whose channels could be followed"
                         + (f": {'; '.join(reading.notes)}" if reading.notes else ""))  # fmt: skip
     parts = None
     if reading.grouped:
-        parts = Parts(follow(network, input_shape, frozenset(reading.grouped), known))
+        parts = Parts(follow(network, input_shape, frozenset(reading.grouped), kinds.grouped, kinds.depthwise))
     _tie(reading, overrides)
     groups = _name(_groups(reading, parts))
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves_of(network).items()}

@@ -70,6 +70,7 @@ class Reading:
         channels: labels along each axis that holds channels, in the program's order.
         known: axes of convolutions that are grouped even if a group sees one channel only, as a depthwise one's does: the same
             layers of a wider network are.
+        depthwise: kernels of convolutions that are depthwise even if they have one channel, as a dense one may: likewise.
         grouped: how many groups the grouped convolutions have, by the kernel's axes.
         own: the labels that the groups of an axis `apart` have, by the axis.
         notes: what could not be followed.
@@ -78,6 +79,7 @@ class Reading:
     labels: Labels = field(default_factory=Labels)
     apart: frozenset[tuple[str, int]] = frozenset()
     known: frozenset[tuple[str, int]] = frozenset()
+    depthwise: frozenset[str] = frozenset()
     channels: dict[Axis, Ids] = field(default_factory=dict)
     grouped: dict[tuple[str, int], int] = field(default_factory=dict)
     own: dict[tuple[str, int], Ids] = field(default_factory=dict)

@@ -70,12 +70,15 @@ def convolution(reading: Reading, equation: Any, values: Sequence[Value]) -> lis
     out, into = kernel.axes[dims.rhs_spec[0]], kernel.axes[dims.rhs_spec[1]]
     given = _by_channel(value, dims.lhs_spec[1], equation.invars[0].aval.shape)
     unite = reading.labels.unite
-    depthwise = groups > 1 == into.ids.size and reading.known.isdisjoint(into.sources)  # of any multiplier
     if groups == 1:
+        depthwise = any(leaf in reading.depthwise for leaf, _ in into.sources)
+    else:
+        depthwise = into.ids.size == 1 and reading.known.isdisjoint(into.sources)  # of any multiplier
+    if depthwise:
+        unite(np.repeat(given, out.ids.size // groups, 1), out.ids)
+    elif groups == 1:
         reading.use(into, "in")
         unite(into.ids, given)
-    elif depthwise:
-        unite(np.repeat(given, out.ids.size // groups, 1), out.ids)
     else:
         unite(_by_group(reading, into, groups, "in").ravel(), given)
         _by_group(reading, out, groups, "out")

@@ -15,7 +15,6 @@ from flaxcomp.checkpoint.trees import flatten, unflatten
 from flaxcomp.compress.method import Workshop
 from flaxcomp.compress.prune.follow import flat
 from flaxcomp.sweep.compression.prune import Prune
-from flaxcomp.sweep.spec import Schedule, TrialConfig
 from flaxcomp.train.fit import Fit, Stop
 from flaxcomp.train.job import Event
 from flaxcomp.train.program import Model, State, Tree
@@ -28,7 +27,7 @@ _CHUNK_S = 5.0  # of training between two looks at the clock
 def sparse(workshop: Workshop, model: dict[str, Any], weights: Model) -> Generator[Event, None, Model]:
     """Train with the penalty of network slimming (Liu et al. 2017, equation 1): lambda times the sum of all |gamma|."""
     block = _block(workshop)
-    fit = workshop.fit(_gentle(workshop, model), slimming(block.penalty))
+    fit = workshop.fit(workshop.tuning(model, block.tune_learning_rate), slimming(block.penalty))
     steps = block.penalty_epochs * fit.program.steps_per_epoch
     state = yield from train(workshop, fit, fit.state([weights]), steps, name="penalty")
     return fit.models(state)[0]
@@ -43,7 +42,7 @@ def tune(
         The weights, and their accuracy on the held-out images.
     """
     block = _block(workshop)
-    fit = workshop.fit(_gentle(workshop, model))
+    fit = workshop.fit(workshop.tuning(model, block.tune_learning_rate))
     steps = block.tune_steps
     if steps is None:
         steps = (1 if block.tune_epochs is None else block.tune_epochs) * fit.program.steps_per_epoch
@@ -87,7 +86,7 @@ def train(
     done, kept = 0, workshop.kept(name)
     if kept is not None:
         arrays, done = kept
-        state = jax.tree.map(jnp.asarray, unflatten(arrays, state))
+        state = jax.tree.map(jnp.asarray, unflatten(arrays, fit.template(state, first + done)))
     chunk, saved = 1, time.monotonic()
     while done < steps:
         began, part = time.monotonic(), min(chunk, steps - done)
@@ -103,15 +102,6 @@ def train(
             yield workshop.note(f"{name}: {done} of {steps} steps")
             saved = time.monotonic()
     return state
-
-
-def _gentle(workshop: Workshop, model: dict[str, Any]) -> TrialConfig:
-    """The trial's training at a constant and lower rate, without its phases."""
-    train, rate = workshop.plain.train, _block(workshop).tune_learning_rate
-    optimizer = train.phases[-1].optimizer if train.phases else train.optimizer
-    optimizer = replace(optimizer, learning_rate=rate or optimizer.learning_rate / 10)
-    train = replace(train, optimizer=optimizer, schedule=Schedule(), phases=(), init_from=None)
-    return replace(workshop.plain, model=model, train=train)
 
 
 def _block(workshop: Workshop) -> Prune:

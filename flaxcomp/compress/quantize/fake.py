@@ -1,9 +1,9 @@
 """Fake quantization: a network computed in float32 whose weights and activations are rounded as in its int8 file.
 
 Weights are symmetric, a scale per output channel (or per tensor); activations asymmetric, a scale per tensor (Krishnamoorthi
-2018; qwix's rules for LiteRT). The range of an activation follows the smallest and the largest value of an image, averaged
-over the batch and over the training steps, which are forgotten exponentially (Jacob et al. 2018, 3.1). Rounding has the
-gradient of the identity within the range and none outside.
+2018; qwix's rules for LiteRT). The range of an activation follows the smallest and the largest value in a batch, averaged over
+the training steps, which are forgotten exponentially (Jacob et al. 2018, 3.1). Rounding has the gradient of the identity within
+the range and none outside.
 """
 
 from typing import Any

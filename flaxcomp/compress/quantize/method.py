@@ -23,6 +23,10 @@ def check(config: TrialConfig, shape: Shape, classes: int) -> None:
         UserError: with what it says.
     """
     model = registry.shipped(config.model)
+    if model.get("masked") or (config.subset is not None and config.subset.partial):
+        raise UserError("quantize must come after whole channels alone: bitmaps of positions are no operation of training with "
+                        "rounding. Give `subset.partial: false`, or leave `quantize` out: export finds the ranges of int8 by "
+                        "calibration")  # fmt: skip
     try:
         variant(config).wrapped(abstract(model, shape, classes), shape)
     except (ValueError, TypeError, NotImplementedError, AssertionError) as error:

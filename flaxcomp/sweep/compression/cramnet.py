@@ -46,6 +46,11 @@ class Cramnet(Retraining, frozen=True):
         """Whether what the sub-problems lead to decides the network."""
         return self.target_params is not None or self.max_accuracy_loss is not None
 
+    @property
+    def trains(self) -> bool:
+        """Whether sub-problems are trained: from scratch their weights are of use only where their accuracy decides."""
+        return self.then == "fine_tune" or self.max_accuracy_loss is not None
+
 
 def effective(block: Cramnet) -> Cramnet | None:
     """The block with what has no effect at its default; None where it changes nothing."""
@@ -53,7 +58,7 @@ def effective(block: Cramnet) -> Cramnet | None:
         return None
     if block.sub_problems.steps is not None:
         block = replace(block, sub_problems=replace(block.sub_problems, epochs=SubProblems().epochs))
-    if block.then == "scratch" and block.max_accuracy_loss is None:  # no weight of a sub-problem is ever used
+    if not block.trains:
         block = replace(block, sub_problems=SubProblems(), initialisation="random")
         if block.target_params is None:
             block = replace(block, direction="output_first")
@@ -70,3 +75,7 @@ def check(block: Cramnet, facts: Facts) -> None:
     widths = facts.model.get("widths")
     if block.widths is not None and widths is not None and len(block.widths) != len(widths):
         raise UserError(f"cramnet.widths must be as many as the {len(widths)} widths of {name}, got {len(block.widths)}")
+    batch = block.sub_problems.batch_size
+    if effective(block) is not None and block.trains and batch > facts.training:
+        raise UserError(f"cramnet.sub_problems.batch_size must be at most {facts.training}, the images to train on, "
+                        f"got {batch}")  # fmt: skip

@@ -140,3 +140,18 @@ def test_tables_that_are_none(tmp_path: Path, text: str, message: str) -> None:
         load_table(file)
     with pytest.raises(UserError, match=r"missing\.yaml: there is no such file"):
         load_table(tmp_path / "missing.yaml")
+
+
+def test_a_depthwise_layer_of_one_channel_is_looked_up_as_one() -> None:
+    """It may be written as a convolution, or as a depthwise one; measured are such of more channels."""
+    coupling = couple({"name": "mobilenet_v1", "layout": "embedded", "blocks": 3, "width": 4}, (8, 8, 1), 10)
+    table = one_each(coupling)
+    cost = make_cost("latency", coupling, table)
+    (depthwise,) = [ms for key, ms in table.layers.items() if key.startswith("depthwise 3x3/1 8x8x16")]
+    narrow = {"stem/conv": 1}
+    wider = {key: ms for key, ms in table.layers.items() if key.startswith("conv 3x3/1 8x8x1 -> 8x8x16")}
+    assert cost.at(narrow) == cost.total(plan(coupling, {"stem/conv": [0]}))
+    assert len(wider) == 1
+    assert cost.saved({})["stem/conv"] >= 0
+    assert table.latency_ms(next(layer for layer in products(plan(coupling, {"stem/conv": [0]}).network, (8, 8, 1))
+                                 if layer.kernel == "blocks/0/depthwise/conv/kernel")) == depthwise  # fmt: skip

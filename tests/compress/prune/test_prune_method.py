@@ -22,7 +22,8 @@ from flaxcomp.models.counting import count
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.sweep.compression.prune import Prune
 from flaxcomp.sweep.ids import signature
-from flaxcomp.sweep.spec import Dataset, Optimizer, Train, TrialConfig
+from flaxcomp.sweep.spec import Dataset, Distill, Hint, Optimizer, Phase, Train, TrialConfig
+from flaxcomp.train import fit
 from flaxcomp.train.fit import Stop
 from flaxcomp.train.job import PackJob
 from flaxcomp.train.pack import Trainer
@@ -226,3 +227,30 @@ def test_stopped_anywhere_it_finds_the_same(trainer: Trainer, run: Path, monkeyp
     assert attempt > 2
     assert (found.model, found.figures, found.details) == (whole.model, whole.figures, whole.details)
     assert same(found.weights, whole.weights)
+
+
+def test_a_retraining_in_phases_goes_on_from_the_middle_of_the_second(
+    trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each phase has an optimizer of its own, of the parameters that train in it."""
+    monkeypatch.setattr(fit, "DISPATCH_SECONDS", 0.0)
+    phases = (Phase(train="last", steps=2, optimizer=SMALL.train.optimizer), Phase(steps=4, optimizer=Optimizer(name="sgd")))
+    dense = replace(SMALL, train=replace(SMALL.train, phases=phases))
+    whole = end_of(training.retrain(workshop(trainer, tmp_path / "whole", Prune(), dense), dense.model, 1))
+    for steps in (2, 4):
+        run = tmp_path / f"stopped-{steps}"
+        stops = itertools.chain([False] * steps, itertools.repeat(True))
+        with pytest.raises(Stop):
+            end_of(training.retrain(workshop(trainer, run, Prune(), dense, stops), dense.model, 1))
+        weights, accuracy = end_of(training.retrain(workshop(trainer, run, Prune(), dense), dense.model, 1))
+        assert same(weights, whole[0])
+        assert accuracy == whole[1]
+
+
+def test_trainings_within_a_search_learn_hints_beside_the_loss(trainer: Trainer, run: Path) -> None:
+    """They would otherwise be over before the epochs of hints alone are."""
+    taught = replace(SMALL, distill=Distill(teacher="teacher", hint=Hint(epochs=1, weight=3.0)))
+    config = workshop(trainer, run, Prune(), taught).tuning(taught.model, None)
+    assert config.distill == Distill(teacher="teacher", hint=Hint(epochs=0, weight=3.0))
+    assert config.train.optimizer.learning_rate == pytest.approx(1e-3)
+    assert workshop(trainer, run, Prune()).tuning(SMALL.model, 0.5).distill is None

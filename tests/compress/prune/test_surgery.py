@@ -171,3 +171,28 @@ def test_a_cut_network_is_cut_again(name: str) -> None:
     narrower = plan(again, random_keep(again, 1), random_scores(again, 1))
     assert sum(narrower.model["widths"]) < sum(cut.model["widths"])
     assert_close(logits(masked(network, narrower), again.input_shape), logits(sliced(network, narrower), again.input_shape))
+
+
+DEPTHWISE = {"name": "mobilenet_v1", "layout": "embedded", "blocks": 3, "width": 4}
+
+
+def test_depthwise_layers_may_be_left_with_one_channel() -> None:
+    """And are what they were when the narrow network is coupled anew."""
+    coupling = coupled(DEPTHWISE, shape=(8, 8, 1))
+    network = network_of(coupling)
+    cut = plan(coupling, {"stem/conv": [5], "blocks/0/pointwise/conv": [2]})
+    assert cut.model["widths"] == [1, 1, 8, 16]
+    assert_close(logits(sliced(network, cut), (8, 8, 1)), logits(masked(network, cut), (8, 8, 1)))
+    again = coupled(cut.model, shape=(8, 8, 1))
+    assert [group.key for group in again.groups] == [group.key for group in coupling.groups]
+    assert [entry.width for entry in again.entries] == [1, 1, 8, 16]
+
+
+def test_grouped_convolutions_of_one_channel_each_are_not_depthwise_ones() -> None:
+    """Coupled anew."""
+    coupling = coupled({"name": "shufflenet_v1", **registry.small("shufflenet_v1")}, shape=(32, 32, 3))
+    narrow = plan(coupling, {group.name: [0] for group in coupling.free if group.widths})
+    again = coupled(narrow.model, shape=(32, 32, 3))
+    assert again.grouped == coupling.grouped
+    network, cut = network_of(again), plan(again, random_keep(again, 0))
+    assert_close(logits(sliced(network, cut), (32, 32, 3)), logits(masked(network, cut), (32, 32, 3)))

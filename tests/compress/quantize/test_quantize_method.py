@@ -16,8 +16,11 @@ from flaxcomp.compress import run
 from flaxcomp.compress.quantize import method
 from flaxcomp.compress.quantize.fake import with_ranges
 from flaxcomp.data.arrays import Arrays, load
+from flaxcomp.errors import UserError
 from flaxcomp.store.paths import RunPaths
+from flaxcomp.sweep.compression.cramnet import Cramnet
 from flaxcomp.sweep.compression.quantize import Quantize
+from flaxcomp.sweep.compression.subset import Subset
 from flaxcomp.sweep.ids import signature
 from flaxcomp.sweep.spec import Dataset, Optimizer, Train, TrialConfig
 from flaxcomp.train.inputs import normalise_array
@@ -117,3 +120,23 @@ def test_from_scratch_there_are_no_weights_to_begin_with(finished: tuple[RunPath
 def test_scales_per_tensor_are_another_program() -> None:
     keys = {method.variant(replace(ROUNDED, quantize=Quantize(per_channel=flag))).key for flag in (True, False)}
     assert len(keys) == 2
+
+
+def test_after_bitmaps_it_is_refused_before_anything_trains() -> None:
+    partial = replace(ROUNDED, subset=Subset(classes=(1, 2)))
+    with pytest.raises(UserError, match=r"quantize must come after whole channels alone.*subset\.partial: false"):
+        run.check(partial, (28, 28, 1), 10)
+    run.check(replace(partial, subset=Subset(classes=(1, 2), partial=False)), (28, 28, 1), 10)
+    with pytest.raises(UserError, match="quantize must come after whole channels alone"):
+        run.check(replace(ROUNDED, model={**DENSE.model, "masked": ["convolutions.0"]}), (28, 28, 1), 10)
+
+
+def test_it_is_asked_of_the_blocks_that_cramnet_puts_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(method, "check", lambda config, *_: asked.append(config.model))
+    block = Cramnet(ratio=0.5, replace={"convolutions/1": "residual"}, dropout=0.0)
+    config = replace(ROUNDED, model={"name": "keras_cifar", "widths": [4, 4, 4, 4, 4]}, cramnet=block)
+    run.check(config, (16, 16, 3), 10)
+    assert asked == [
+        {"name": "keras_cifar", "dropout": 0.0, "widths": [2, 2, 2, 2, 2], "kinds": ["conv", "residual", "conv", "conv"]}
+    ]
