@@ -198,7 +198,7 @@ class Resolver:
             return self._part(name, None)
         module = importlib.import_module(f"flaxcomp.sweep.compression.{name}")
         try:
-            module.check(block, Facts(self._catalog.labels(dataset.value.name), model.value))
+            module.check(block, Facts(self._catalog.labels(dataset.value.name), model.value, dataset.images.training))
         except UserError as error:
             raise _placed(error, node, _key_of(error, name)) from None
         value = module.effective(block)

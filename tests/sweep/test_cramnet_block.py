@@ -63,7 +63,7 @@ def test_from_scratch_the_sub_problems_count_where_their_accuracy_decides() -> N
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"widths": [8], "ratio": 0.5}', "cramnet takes `widths` or `ratio`, not both"),
+        ('{"widths": [8], "ratio": 0.5}', "give `widths` or `ratio`, not both"),
         ('{"ratio": 1.0}', "< 1.0"),
         ('{"widths": []}', "length >= 1"),
         ('{"widths": [8, 0]}', ">= 1"),
@@ -82,10 +82,17 @@ def test_the_impossible_is_refused(text: str, words: str) -> None:
     ({"name": "wide", "widths": [8, 8]}, True), ({"name": "wide", "widths": [8, 8, 8]}, False), ({"name": "wide"}, False),
 ])  # fmt: skip
 def test_as_many_widths_as_the_model_was_given(model: dict[str, Any], refused: bool) -> None:
-    facts = Facts(labels=("0", "1"), model=model)
+    facts = Facts(labels=("0", "1"), model=model, images=1000)
     block = Cramnet(widths=(4, 4, 4))
     if not refused:
         check(block, facts)
         return
     with pytest.raises(UserError, match=r"cramnet\.widths must be as many as the 2 widths of wide, got 3"):
         check(block, facts)
+
+
+def test_a_batch_of_the_sub_problems_that_the_images_do_not_fill() -> None:
+    facts, large = Facts(labels=("0", "1"), model={"name": "wide"}, images=500), SubProblems(batch_size=501)
+    with pytest.raises(UserError, match=r"cramnet\.sub_problems\.batch_size must be at most 500, .*, got 501"):
+        check(Cramnet(ratio=0.5, sub_problems=large), facts)
+    check(Cramnet(ratio=0.5, then="scratch", sub_problems=large), facts)  # nothing is solved

@@ -9,7 +9,9 @@ class Facts:
     """Attributes:
     labels: the data set's classes.
     model: name and options of the network that the trial trains first.
+    images: how many it trains on.
     """
 
     labels: tuple[str, ...]
     model: dict[str, Any]
+    images: int
