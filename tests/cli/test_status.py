@@ -54,6 +54,10 @@ def test_a_run_at_work(flaxcomp: Program, tmp_path: Path) -> None:
     lines = lines_of(flaxcomp("status", tmp_path / "run").out)
     assert lines[1].endswith(", asked to stop; worked 0 s")
     assert lines[3] == "  epoch 3 of 5, 2 trials, pack p, attempt 2"
+    store.release(lease)  # as when a controller is killed and superseded by nobody
+    lines = lines_of(flaxcomp("status", tmp_path / "run").out)
+    assert lines[2] == "broken off; the next `flaxcomp run` goes on with them:"
+    assert lines[3] == "  epoch 3 of 5, 2 trials, pack p, attempt 2"
     store.close()
 
 

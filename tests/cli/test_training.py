@@ -122,6 +122,13 @@ def test_a_second_controller_is_refused_while_the_first_starts_up(
     assert "A controller is at work on this run" in str(refusals[0])
 
 
+def test_the_best_so_far_may_be_of_an_earlier_start(train: Train) -> None:
+    train(SWEEP.replace("[0, 4]", "[1, 4]"), "--train-only")
+    seeds, done = train(SWEEP, "--train-only")
+    assert seeds == [0]
+    assert done.err.splitlines()[-1].endswith("finished; 4/4 trials, best val_accuracy 0.3000 (simplenet_v5 seed=3)")
+
+
 def test_what_a_changed_export_selects_is_trained_again_if_it_is_gone(train: Train, folder: Path) -> None:
     assert train(SWEEP, "--train-only")[0] == [0, 1, 2, 3]
     remove_networks(folder)
