@@ -29,11 +29,11 @@ SEPARABLE: dict[str, Any] = {"name": "mobilenet_v1", "layout": "embedded", "bloc
 RESIDUAL: dict[str, Any] = {"name": "wide_resnet", "layout": "embedded", "blocks": 3, "width": 4}
 
 
-def small_trainer(*, test_label: int | None = None) -> Trainer:
+def small_trainer(*, images: int = IMAGES, test_label: int | None = None) -> Trainer:
     """The beginning of MNIST's sample; `test_label`: what all test images are said to be."""
     full = load("mnist_sample")
     labels = full.test_labels[:100] if test_label is None else np.full(100, test_label, np.int32)
-    arrays = Arrays(full.train_images[:IMAGES], full.train_labels[:IMAGES], full.test_images[:100], labels, full.info)
+    arrays = Arrays(full.train_images[:images], full.train_labels[:images], full.test_images[:100], labels, full.info)
     return Trainer(arrays)
 
 
