@@ -17,6 +17,7 @@ from flaxcomp.compress import run
 from flaxcomp.compress.method import Found, Workshop
 from flaxcomp.data.arrays import Arrays, load
 from flaxcomp.models.abstract import abstract
+from flaxcomp.models.counting import count
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.sweep.ids import signature
 from flaxcomp.sweep.spec import Dataset, Optimizer, Train, TrialConfig
@@ -107,6 +108,11 @@ def found_by(method: Any, shop: Workshop) -> Found:
         except StopIteration as end:
             found: Found = end.value
             return found
+
+
+def macs_of(model: dict[str, Any]) -> int:
+    """On images of 8 x 8 pixels."""
+    return count(model, (8, 8, 1), 10).macs
 
 
 def never() -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flaxcomp.sweep.plan import Plan
 
 COST_WIDTH, PIPE_WIDTH = 120, 160
-MAX_ROWS, MAX_COLUMNS = 40, 8  # of signatures and of what tells them apart; --json has all
+MAX_ROWS, MAX_COLUMNS, MAX_WITH_COST = 40, 8, 5  # of signatures and of what tells them apart; --json has all
 MAX_CHAINS = 20
 
 Cost = dict[str, float]
@@ -157,7 +157,7 @@ def _print(loaded: "LoadedSweep", plan: "Plan", costs: dict[str, Cost]) -> None:
     numbers = ["trials", "packs", *(["params", "MACs", "time each", "disk each"] if costs else [])]
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
-    differing = list(next(iter(plan.groups.values())).differs)[:MAX_COLUMNS]
+    differing = list(next(iter(plan.groups.values())).differs)[: MAX_WITH_COST if costs else MAX_COLUMNS]
     for name in differing:
         table.add_column(name, overflow="fold")
     for signature, group in list(plan.groups.items())[:MAX_ROWS]:
