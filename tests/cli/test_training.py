@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
 from cli_runs import Done
@@ -216,6 +217,22 @@ def work_of(*models: str) -> dict[str, float | None]:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         return {name: work(name) for name in models}
+
+
+def test_a_run_folder_has_the_files_that_its_sweep_names(
+    train: Train, flaxcomp: Program, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resumed from anywhere, with the same trials, when those files are gone."""
+    np.savez(folder / "given.npz", kernel=np.zeros(3, np.float32))
+    (folder / "names.yaml").write_text("logits: fc\n")
+    sweep = SWEEP.replace("simplenet_v5}", "simplenet_v5}\n  train: {init_from: {file: given.npz, names: names.yaml}}")
+    assert train(sweep, "--train-only")[0] == [0, 1, 2, 3]
+    for name in ("given.npz", "names.yaml", "sweep.yaml"):
+        (folder / name).unlink()
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    done = flaxcomp("run", folder / "runs" / "study", "--executor", "inline", "--train-only")
+    assert (done.code, done.err) == (0, "4 trials; nothing is left to train\n")
 
 
 def test_work_is_counted_by_a_process_of_its_own() -> None:

@@ -105,7 +105,7 @@ def test_no_sweep_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("block", "words"),
     [
-        pytest.param("prune: {ratio: 0.99}", "prune.ratio must be at most 0.7142 of the channels of simplenet_v5, got 0.99",
+        pytest.param("prune: {ratio: 0.99}", "prune.ratio must be at most 0.5 of the channels of simplenet_v5, got 0.99",
                      id="last channel"),
         pytest.param("prune: {criterion: batch_norm_scale}", "batch_norm_scale needs batch norm", id="no batch norm"),
         pytest.param("netadapt: {of: latency, costs: table.yaml}", "cost table table.yaml has no entry for layer",
