@@ -1,8 +1,10 @@
 """The README and the documents say what is true: commands, targets, keys, links."""
 
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -10,7 +12,12 @@ import pytest
 import yaml
 
 from flaxcomp.cli.main import cli
+from flaxcomp.models import registry
 from flaxcomp.sweep import spec
+from flaxcomp.sweep.check import struct_of
+from flaxcomp.sweep.columns import RESULT_COLUMNS, TOP5_COLUMNS
+from flaxcomp.sweep.compression import METHODS, figures_of
+from flaxcomp.sweep.compression.cramnet import SubProblems
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -76,6 +83,40 @@ def test_shipped_sweeps_plan_and_say_command_cost_and_result(file: Path) -> None
     assert named is None or (ROOT / named["pool"]).is_file()
 
 
+def _commands(document: Path) -> Iterator[str]:
+    """The calls of `flaxcomp` that a document shows on lines of their own, without what explains them."""
+    text = document.read_text()
+    if document.suffix == ".yaml":
+        text = re.sub("^# ?", "", "".join(line for line in text.splitlines(keepends=True) if line.startswith("#")), flags=re.M)
+    text = re.sub(r"\\\n\s*", "", text)
+    for line in re.findall(r"^(?:\$|  ) *(flaxcomp [a-z].*)", text, re.M):
+        yield from re.split(r" && |; ", re.split(r"  |\s#", line)[0])
+
+
+def _told() -> list[tuple[str, str]]:
+    documents = [ROOT / "README.md", ROOT / "RESULTS.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "launch").rglob("*.yaml"),
+                 *(ROOT / "sweeps").glob("*.yaml")]  # fmt: skip
+    return sorted({(str(document.relative_to(ROOT)), call) for document in documents for call in _commands(document)})
+
+
+def test_commands_are_told_of() -> None:
+    assert len(_told()) > 40
+
+
+@pytest.mark.parametrize(("document", "call"), _told())
+def test_every_command_that_is_told_takes_its_arguments(document: str, call: str) -> None:
+    import click
+
+    program, *words = shlex.split(call)
+    command: click.Command = cli
+    context = click.Context(cli)
+    while isinstance(command, click.Group):
+        name, found, words = command.resolve_command(context, words)
+        assert found is not None, f"{document}: {call}"
+        command, context = found, click.Context(found, info_name=name, parent=context)
+    command.make_context(program, words)  # raises for what it does not take
+
+
 def test_links_lead_somewhere() -> None:
     for document in [ROOT / "README.md", ROOT / "RESULTS.md", *(ROOT / "docs").glob("*.md")]:
         for link in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
@@ -85,11 +126,32 @@ def test_links_lead_somewhere() -> None:
 
 def test_every_key_of_a_sweep_file_is_documented() -> None:
     text = (ROOT / "docs" / "sweep-files.md").read_text()
-    structs = [spec.Sweep, spec.Dataset, spec.Validation, spec.Train, spec.Optimizer, spec.Schedule, spec.Augment, spec.Distill,
-               spec.Export, spec.Benchmark, spec.Resources, spec.Retry, spec.Metric]  # fmt: skip
+    structs = [spec.Sweep, spec.Dataset, spec.Validation, spec.TrainForm, spec.Optimizer, spec.Schedule, spec.Augment,
+               spec.Phase, spec.InitForm, spec.DistillForm, spec.Hint, spec.Compression, spec.Export, spec.Benchmark,
+               spec.Resources, spec.Retry, spec.Retention, spec.Metric, SubProblems]  # fmt: skip
     for struct in structs:
         for field in msgspec.structs.fields(struct):
             assert f"`{field.encode_name}`" in text, f"{struct.__name__}.{field.encode_name} is not in docs/sweep-files.md"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_key_and_figure_of_a_method_is_in_its_section(method: str) -> None:
+    text = (ROOT / "docs" / "sweep-files.md").read_text()
+    common = re.findall(r"### Methods .*?(?=\n####)", text, re.S)[0]
+    section = re.findall(rf"\n#### {method}\n.*?(?=\n###)", text, re.S)[0]
+    kind = next(field.type for field in msgspec.structs.fields(spec.Compression) if field.name == method)
+    struct = struct_of(kind)
+    assert struct is not None
+    for field in msgspec.structs.fields(struct):
+        assert f"`{field.encode_name}`" in section + common, f"{method}.{field.encode_name} is not in docs/sweep-files.md"
+    for figure in figures_of(method):
+        assert figure in section, f"{figure} is not in docs/sweep-files.md"
+
+
+def test_every_architecture_and_column_is_documented() -> None:
+    text = (ROOT / "docs" / "sweep-files.md").read_text()
+    for name in (*registry.names(), *RESULT_COLUMNS, *TOP5_COLUMNS):
+        assert f"`{name}`" in text, f"{name} is not in docs/sweep-files.md"
 
 
 def test_nothing_names_a_registry_or_a_machine() -> None:

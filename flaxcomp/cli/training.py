@@ -21,6 +21,7 @@ from flaxcomp.schedule.controller import Controller, Summary, acquire, needed
 from flaxcomp.schedule.environment import describe_environment
 from flaxcomp.schedule.heartbeat import beating
 from flaxcomp.schedule.retention import Trimmer
+from flaxcomp.store.frame import TRIAL_COLUMNS
 from flaxcomp.store.lease import Lease
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
@@ -73,7 +74,7 @@ def train(wanted: Wanted, start_executor: "Callable[[], Executor]") -> Summary:
                     return Summary({trial.id: statuses[trial.id] for trial in trials})
                 workers = start_executor()
             try:
-                with Work(trials) as work, make_display(_tally(wanted, work)) as display:
+                with Work(trials) as work, make_display(_tally(wanted, work, store)) as display:
                     chief = Controller(store, paths, trials, workers, display, sweep.resources, sweep.retry, trimmer)
                     with _stop_on_interrupt(chief):
                         return chief.run(lease)
@@ -95,10 +96,15 @@ def trim_again(wanted: Wanted) -> None:
             store.release(lease)
 
 
-def _tally(wanted: Wanted, work: Work) -> Tally:
+def _tally(wanted: Wanted, work: Work, store: Store) -> Tally:
     labels = {trial.id: _label(trial) for trial in wanted.trials}
     competing = {trial.id for trial in wanted.trials if trial.role == "trial"}
-    return Tally(wanted.loaded.sweep.metrics[0], lambda trial: labels.get(trial, trial), work, competes=competing.__contains__)
+    metric = wanted.loaded.sweep.metrics[0]
+    tally = Tally(metric, lambda trial: labels.get(trial, trial), work, competes=competing.__contains__)
+    best = store.best(metric.name, largest=metric.goal == "maximize") if metric.name in TRIAL_COLUMNS else None
+    if best is not None and best["trial"] in competing:
+        tally.best = (best["value"], best["trial"])
+    return tally
 
 
 def _give_up_lost_winners(wanted: Wanted, store: Store, lease: Lease) -> None:

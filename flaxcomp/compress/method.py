@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -105,8 +106,8 @@ class Workshop:
 
     def __init__(self, trainer: Trainer, job: PackJob, should_stop: Callable[[], bool]) -> None:
         ((self.trial, config),) = job.configs.items()
-        self.config = with_tables(config, RunPaths.at(job.root))
         self.paths, self.data, self.info = RunPaths.at(job.root), trainer.data, trainer.data.info
+        self.config = with_tables(config, self.paths.weights)
         self.should_stop = should_stop
         self._trainer, self._job = trainer, job
 
@@ -196,13 +197,13 @@ def job_of(job: PackJob, trial: str, config: TrialConfig) -> PackJob:
     return dataclasses.replace(job, configs={trial: config}, signature=ids.signature(config))
 
 
-def with_tables(config: TrialConfig, paths: RunPaths) -> TrialConfig:
-    """The configuration whose tables of measured layers are the paths of the run's copies, and not what is in them."""
+def with_tables(config: TrialConfig, place: Callable[[str], Path]) -> TrialConfig:
+    """The configuration in which tables of measured layers are paths, as `place` knows them by their content."""
     changed = {}
     for name in METHODS:
         table = getattr(getattr(config, name), "costs", None)
         if table is not None:
-            changed[name] = replace(getattr(config, name), costs=str(paths.weights(table)))
+            changed[name] = replace(getattr(config, name), costs=str(place(table)))
     return replace(config, **changed)
 
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from flaxcomp import durable
 from flaxcomp.compress.method import Found, Method, Shape, Workshop, as_plain, job_of
 from flaxcomp.models import registry
-from flaxcomp.sweep.compression import METHODS, method_of
+from flaxcomp.sweep.compression import METHODS, figures_of, method_of
 from flaxcomp.sweep.compression.retraining import retrained
 from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.train.fit import Stop
@@ -60,6 +60,7 @@ def train(trainer: Trainer, job: PackJob, should_stop: Callable[[], bool]) -> It
     except Stop:
         yield Stopped(job.pack_id, job.attempt)
         return
+    assert found.figures.keys() <= set(figures_of(name)), f"{name}: {sorted(found.figures)} must be among its FIGURES"
     train = retrained(workshop.plain.train, getattr(workshop.config, name)) if found.trains else workshop.plain.train
     config = replace(workshop.plain, model=found.model, train=train)
     inner = job_of(job, workshop.trial, config)

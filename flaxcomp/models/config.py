@@ -85,6 +85,11 @@ def a_third(name: str, blocks: int) -> int:
     return each
 
 
+def stage_units(name: str, layout: str, blocks: int) -> tuple[int, int, int]:
+    """The units of a ShuffleNet's three stages: as published, or a third of `blocks` each."""
+    return (4, 8, 4) if layout == "imagenet" else (a_third(name, blocks),) * 3
+
+
 def check_size(name: str, input_shape: Shape, least: int, why: str) -> None:
     """Refuse images too small for a network's strides.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from flaxcomp.errors import UserError
-from flaxcomp.models.config import Classifier, Count, Only, Positive, Shape, Share, a_third, check_size
+from flaxcomp.models.config import Classifier, Count, Only, Positive, Shape, Share, check_size, stage_units
 
 _STAGES = {1: (144, 288, 576), 2: (200, 400, 800), 3: (240, 480, 960), 4: (272, 544, 1088), 8: (384, 768, 1536)}
 
@@ -53,7 +53,7 @@ def default_widths(config: ShuffleNetV1) -> tuple[int, ...]:
         raise UserError("shufflenet_v1 stage 2 puts its input before what it computes: it must be wider than the first "
                         f"convolution ({stem}), got {stages[0]}; raise width or width_multiplier")  # fmt: skip
     widths, before = [stem], stem
-    for out, units in zip(stages, _units(config), strict=True):
+    for out, units in zip(stages, stage_units("shufflenet_v1", config.layout, config.blocks), strict=True):
         inner = _grouped(out // 4, config.groups) if config.layout == "imagenet" else max(1, out // 4)
         widths += [out - before, *[inner] * units]
         before = out
@@ -63,12 +63,6 @@ def default_widths(config: ShuffleNetV1) -> tuple[int, ...]:
 def _grouped(channels: int, groups: int) -> int:
     """Up to the next multiple of `groups`: only other multipliers than 1 need it, as the authors' own 0.5x with 8 groups."""
     return max(1, -(-channels // groups)) * groups
-
-
-def _units(config: ShuffleNetV1) -> tuple[int, int, int]:
-    if config.layout == "imagenet":
-        return (4, 8, 4)
-    return (a_third("shufflenet_v1", config.blocks),) * 3
 
 
 import jax
@@ -124,7 +118,7 @@ class _Network(nnx.Module):
         channels = next(widths)
         self.stem = ConvBN(input_shape[2], channels, 3, 2 if self.imagenet else 1, rngs=rngs)
         units: list[nnx.Module] = []
-        for stage, count in enumerate(_units(config), 2):
+        for stage, count in enumerate(stage_units("shufflenet_v1", config.layout, config.blocks), 2):
             added = next(widths)
             for i in range(count):
                 inner, place = next(widths), f"stage {stage} unit {i + 1}"

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from flaxcomp.errors import UserError
-from flaxcomp.models.config import Classifier, Count, Only, Positive, Shape, Share, a_third, check_size
+from flaxcomp.models.config import Classifier, Count, Only, Positive, Shape, Share, check_size, stage_units
 
 _PUBLISHED = {  # width multiplier: channels of stages 2, 3 and 4, and of the last 1x1 convolution
     0.5: (48, 96, 192, 1024),
@@ -53,18 +53,13 @@ def default_widths(config: ShuffleNetV2) -> tuple[int, ...]:
         stem, last = 24, (head,)
     else:
         stem, *stages = 16, config.width, 2 * config.width, 4 * config.width
-    inner = [width for out, units in zip(stages, _units(config), strict=True) for width in (out, *[out // 2] * units)]
+    counts = stage_units("shufflenet_v2", config.layout, config.blocks)
+    inner = [width for out, units in zip(stages, counts, strict=True) for width in (out, *[out // 2] * units)]
     return (stem, *inner, *last)
 
 
 def _scaled(multiplier: float) -> tuple[int, ...]:
     return (*(max(2, round(channels * multiplier / 2) * 2) for channels in (116, 232, 464)), 1024)
-
-
-def _units(config: ShuffleNetV2) -> tuple[int, int, int]:
-    if config.layout == "imagenet":
-        return (4, 8, 4)
-    return (a_third("shufflenet_v2", config.blocks),) * 3
 
 
 import jax
@@ -122,7 +117,7 @@ class _Network(nnx.Module):
         channels = next(widths)
         self.stem = ConvBN(input_shape[2], channels, 3, 2 if self.imagenet else 1, rngs=rngs)
         units = []
-        for stage, count in enumerate(_units(config)):
+        for stage, count in enumerate(stage_units("shufflenet_v2", config.layout, config.blocks)):
             out = next(widths)
             if out % 2:
                 raise UserError(

@@ -75,11 +75,12 @@ class Trimmer:
 
     def _kinds(self) -> list[Callable[[str], Path]]:
         """The parts of a trial that `keep` does not name, what is missed least first."""
-        kinds: list[Callable[[str], Path]] = [self._paths.teacher_memos, self._paths.teacher_logits]  # can be computed again
+        paths = self._paths  # first what can be computed again
+        kinds: list[Callable[[str], Path]] = [paths.heat_maps, paths.teacher_memos, paths.teacher_logits]
         if "best" not in self._keep:
-            kinds.append(self._paths.best_model)
+            kinds.append(paths.best_model)
         if "latest" not in self._keep:
-            kinds.append(self._paths.model)
+            kinds.append(paths.model)
         return kinds
 
     def _remove(self, path: Path) -> int:

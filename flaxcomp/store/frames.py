@@ -8,7 +8,7 @@ import msgspec
 from flaxcomp.store.frame import MEASUREMENT_COLUMNS, TRIAL_COLUMNS, Row, RunFrame
 from flaxcomp.store.reading import Reading
 from flaxcomp.store.rows import from_record
-from flaxcomp.sweep.ids import flatten, plain
+from flaxcomp.sweep.ids import columns_of
 from flaxcomp.sweep.spec import TrialConfig
 
 # What the store keeps of a trial for itself.
@@ -41,7 +41,7 @@ def flat_config(config: str) -> dict[str, Any]:
 
     The options of a model are those that were given: their defaults are known to the model alone.
     """
-    return flatten(plain(msgspec.json.decode(config, type=TrialConfig)), lists=True)
+    return columns_of(msgspec.json.decode(config, type=TrialConfig), lists=True)
 
 
 def _trial(record: Row, config: dict[str, Any]) -> Row:

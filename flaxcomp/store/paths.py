@@ -35,6 +35,11 @@ class RunPaths:
         return self.root / "pool.yaml"
 
     @property
+    def inputs_file(self) -> Path:
+        """The SHA-256 of each file that the sweep names, by the path that it has there, JSON; `weights` has the copies."""
+        return self.root / "inputs.json"
+
+    @property
     def environment_file(self) -> Path:
         return self.root / "environment.json"
 
@@ -79,7 +84,7 @@ class RunPaths:
         return self.pack(pack_id) / "search"
 
     def weights(self, sha256: str) -> Path:
-        """A copy of what a trial starts from and lies outside the run, named by its content: weights, tables of costs."""
+        """A copy of a file that the sweep names, by its content: initial weights, maps of names, tables of costs."""
         return self.root / "weights" / sha256
 
     def teacher_logits(self, trial_id: str) -> Path:

@@ -11,6 +11,7 @@ import msgspec
 
 from flaxcomp.store.frame import MEASUREMENT_COLUMNS, TRIAL_COLUMNS, Row
 from flaxcomp.store.lease import Owner
+from flaxcomp.sweep.compression.retraining import own_training
 from flaxcomp.sweep.spec import Sweep, TrialConfig
 
 STATUSES = ("pending", "running", "finished", "failed", "blocked")
@@ -207,7 +208,7 @@ class Reading:
                 "trials": len(trials),
                 "started_at": started[pack["pack_id"], pack["attempt"]],
                 "epoch": max(reached.get(trial_id, 0) for trial_id in trials),
-                "epochs": msgspec.json.decode(configs[trials[0]], type=TrialConfig).train.total_epochs,
+                "epochs": _total_epochs(configs[trials[0]]),
             }
             for pack in packs
             if (trials := members[pack["pack_id"]])
@@ -240,6 +241,12 @@ class Reading:
             role="trial",
         )
         return rows[0] if rows else None
+
+
+def _total_epochs(config: bytes) -> int | None:
+    """Of a trial's own training; None where a phase is counted in steps, or nothing is trained."""
+    train = own_training(msgspec.json.decode(config, type=TrialConfig))
+    return None if train is None else train.total_epochs
 
 
 def _table_of(column: str) -> str | None:

@@ -2,13 +2,17 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from flaxcomp.durable import write_bytes, write_text
 from flaxcomp.errors import UserError
 from flaxcomp.store.paths import RunPaths
+
+T = TypeVar("T")
 
 
 class RunFile(msgspec.Struct, frozen=True):
@@ -57,14 +61,34 @@ def read_overrides(paths: RunPaths) -> tuple[str, ...]:
     Raises:
         UserError: the file is damaged or cannot be read.
     """
+    return _read_json(paths.overrides_file, tuple[str, ...]) or ()
+
+
+def write_inputs(paths: RunPaths, contents: Mapping[str, str]) -> None:
+    """Write which files the sweep names: their SHA-256 by the path that they have in it."""
+    write_bytes(paths.inputs_file, msgspec.json.encode(contents))
+
+
+def read_inputs(paths: RunPaths) -> dict[str, Path]:
+    """The run's copies of the files that its sweep names, by the path that they have in it.
+
+    Raises:
+        UserError: the record of them is damaged or cannot be read.
+    """
+    contents = _read_json(paths.inputs_file, dict[str, str]) or {}
+    return {path: paths.weights(content) for path, content in contents.items()}
+
+
+def _read_json(file: Path, kind: type[T]) -> T | None:
+    """What a file holds, None where it is not there."""
     try:
-        return msgspec.json.decode(paths.overrides_file.read_bytes(), type=tuple[str, ...])
+        return msgspec.json.decode(file.read_bytes(), type=kind)
     except FileNotFoundError:
-        return ()
+        return None
     except OSError as error:
-        raise UserError(f"Cannot read {paths.overrides_file}: {error.strerror}.") from error
+        raise UserError(f"Cannot read {file}: {error.strerror}.") from error
     except msgspec.DecodeError as error:
-        raise UserError(f"{paths.overrides_file} is damaged ({error}): restore it from a copy.") from error
+        raise UserError(f"{file} is damaged ({error}): restore it from a copy.") from error
 
 
 def claim_run_file(paths: RunPaths, new: RunFile) -> RunFile:

@@ -1,11 +1,10 @@
 """The columns that expressions and metrics may name."""
 
-import importlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flaxcomp.sweep.check import fields, struct_of
-from flaxcomp.sweep.compression import METHODS
+from flaxcomp.sweep.compression import METHODS, figures_of
 from flaxcomp.sweep.ids import flatten
 from flaxcomp.sweep.spec import TrialConfig
 
@@ -20,14 +19,21 @@ RESULT_COLUMNS = (
 TOP5_COLUMNS = ("test_top5_accuracy", "val_top5_accuracy")
 
 # What methods of compression record besides, of the trials that have them.
-METHOD_COLUMNS: tuple[str, ...] = tuple(
-    name
-    for method in METHODS
-    for name in getattr(importlib.import_module(f"flaxcomp.sweep.compression.{method}"), "FIGURES", ())
-)
+METHOD_COLUMNS = ("search_seconds", *(name for method in METHODS for name in figures_of(method)))
+
+# Of all these, what cannot be ordered, so that it is no metric.
+TEXT_COLUMNS = frozenset({"status", "artifact", "precision", "device", "device_model", "emulated", "cramnet_ended"})
 
 OPTIONAL_SECTIONS = ("distill", *METHODS)
-_TELLING = {"distill": "distill.teacher", "prune": "prune.ratio", "netadapt": "netadapt.ratio", "morphnet": "morphnet.strength"}
+# The columns that tell best which trials have a section: the first that there is, else its first.
+_TELLING = {
+    "distill": ("distill.teacher", "distill.loss"),
+    "prune": ("prune.ratio",),
+    "morphnet": ("morphnet.strength",),
+    "netadapt": ("netadapt.ratio",),
+    "cramnet": ("cramnet.widths", "cramnet.ratio"),
+    "subset": ("subset.remove_fraction", "subset.classes"),
+}
 
 _OTHERS = ("distill.teacher.", "train.init_from.trial.")  # before the columns of trainings that a trial needs
 
@@ -47,7 +53,7 @@ def differing(
     for section, some in having.items():
         own = [name for name in columns if _section(name) == section and any(row.get(name) is not None for row in some)]
         if section in told and 0 < len(some) < len(rows) and own:
-            found.add(_TELLING[section] if _TELLING.get(section) in own else own[0])
+            found.add(next((name for name in _TELLING.get(section, ()) if name in own), own[0]))
     return [name for name in columns if name in found]
 
 

@@ -79,6 +79,12 @@ def flatten(config_json: dict[str, Any], *, lists: bool = False) -> dict[str, An
     return columns
 
 
+def columns_of(config: TrialConfig, *, lists: bool = False) -> dict[str, Any]:
+    """A configuration in dotted columns, defaults included, what is trained first and its methods after it; see `flatten`."""
+    order = ("dataset", "model", "train", "distill", *METHODS, "seed", "source")
+    return flatten({name: plain(getattr(config, name)) for name in order}, lists=lists)
+
+
 def plain(value: Any, *, defaults: bool = True) -> Any:
     """A struct as mappings with the file's keys; with `defaults=False` without what equals its default.
 

@@ -12,6 +12,7 @@ from flaxcomp.sweep.check import check
 from flaxcomp.sweep.columns import (
     METHOD_COLUMNS,
     RESULT_COLUMNS,
+    TEXT_COLUMNS,
     TOP5_COLUMNS,
     config_columns,
     model_options,
@@ -101,10 +102,11 @@ def _check_columns(sweep: Sweep, document: Node, blocks: Sequence[Block]) -> tup
     recorded = (*RESULT_COLUMNS, *TOP5_COLUMNS, *METHOD_COLUMNS)
     results = config | {*recorded}
     for index, metric in enumerate(sweep.metrics):
+        place = document.place.at(("metrics", index, "name"))
         if metric.name not in results:
-            raise document.place.at(("metrics", index, "name")).error(
-                f"unknown metric {show(metric.name)}.{suggest(metric.name[:80], recorded, _ALL)}"
-            )
+            raise place.error(f"unknown metric {show(metric.name)}.{suggest(metric.name[:80], recorded, _ALL)}")
+        if metric.name in TEXT_COLUMNS:
+            raise place.error(f"a metric must be a number, which {metric.name} is not; `constraints` may read it")
     _compile(sweep.constraints, results, "constraints", document)
     return _compile(sweep.exclude, config, "exclude", document)
 

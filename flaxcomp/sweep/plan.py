@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from flaxcomp.sweep import ids
 from flaxcomp.sweep.chains import Chain, Chains
+from flaxcomp.sweep.columns import differing
 from flaxcomp.sweep.compression import method_of
 from flaxcomp.sweep.expand import Tally, count_points, expand
 from flaxcomp.sweep.load import LoadedSweep
@@ -161,10 +162,9 @@ def _shares(sizes: Mapping[str, int], largest: Mapping[str, int], workers: int) 
 
 def _tell_apart(groups: dict[str, Group]) -> None:
     rows = {signature: _program_columns(group.example) for signature, group in groups.items()}
-    names = dict.fromkeys(name for row in rows.values() for name in row)
-    differing = [name for name in names if len({row.get(name) for row in rows.values()}) > 1]
+    names = differing(list(rows.values()), dict.fromkeys(name for row in rows.values() for name in row))
     for signature, group in groups.items():
-        group.differs = {name: rows[signature].get(name) for name in differing}
+        group.differs = {name: rows[signature].get(name) for name in names}
 
 
 def _program_columns(trial: Trial) -> dict[str, Any]:
@@ -173,8 +173,5 @@ def _program_columns(trial: Trial) -> dict[str, Any]:
     inputs = {"seed", *ids.DISTILL_INPUT_COLUMNS, *(f"train.optimizer.{name}" for name in ids.OPTIMIZER_INPUTS)}
     if config.distill and not (config.train.augment.is_random or config.distill.asks_network):
         inputs.add("distill.teacher")
-    plain = ids.plain(replace(config, train=ids.program_of(config.train)))
-    if config.distill:  # against trials without it, all its defaults would differ
-        plain["distill"] = {"loss": config.distill.loss} | ids.plain(config.distill, defaults=False)
-    columns = ids.flatten(plain)
+    columns = ids.columns_of(replace(config, train=ids.program_of(config.train)))
     return {name: value for name, value in columns.items() if name not in inputs}

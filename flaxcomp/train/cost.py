@@ -13,8 +13,7 @@ from flaxcomp.checkpoint.packs import KEPT
 from flaxcomp.data import catalog
 from flaxcomp.models import registry
 from flaxcomp.models.counting import Counts, count
-from flaxcomp.sweep.compression import method_of
-from flaxcomp.sweep.compression.retraining import Retraining, retrained
+from flaxcomp.sweep.compression.retraining import own_training
 from flaxcomp.sweep.spec import Train, TrialConfig
 from flaxcomp.train.inputs import input_shape
 
@@ -64,16 +63,7 @@ def _seconds(config: TrialConfig, matrix_flops: float) -> float:
     usable = min(info.train_size, config.dataset.train_limit or info.train_size)
     images = int(usable * (1 - config.dataset.validation.fraction))
     multiply_adds = 2 * _counts_of(config, config.model).macs / (_EFFICIENCY * matrix_flops)
-    return sum(count * (passes * multiply_adds + _OVERHEAD_S) for count, passes in _phases(_training(config), images))
-
-
-def _training(config: TrialConfig) -> Train | None:
-    """How a trial's own network trains; None where a method leaves it as it is."""
-    method = method_of(config)
-    block = None if method is None else getattr(config, method)
-    if block is None:
-        return config.train
-    return retrained(config.train, block) if isinstance(block, Retraining) else None
+    return sum(count * (passes * multiply_adds + _OVERHEAD_S) for count, passes in _phases(own_training(config), images))
 
 
 def _phases(train: Train | None, images: int) -> list[tuple[int, int]]:

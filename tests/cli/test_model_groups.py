@@ -1,4 +1,4 @@
-"""`flaxcomp model NAME --groups`."""
+"""`flaxcomp model NAME`: its options as they are given, and `--groups`."""
 
 import json
 
@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from flaxcomp.cli.main import cli
+from flaxcomp.errors import UserError
 
 
 def run(*arguments: str) -> str:
@@ -45,3 +46,15 @@ def test_groups_as_json() -> None:
 @pytest.mark.parametrize("name", ["vgg16"])
 def test_without_groups_nothing_changes(name: str) -> None:
     assert "trainable parameters" in run(name)
+
+
+@pytest.mark.parametrize("widths", ["3,4", "[3,4]", "[3, 4]"])
+def test_a_list_with_brackets_or_without(widths: str) -> None:
+    assert json.loads(run("simplenet_v1", f"widths={widths}", "--json"))["config"]["widths"] == [3, 4]
+
+
+@pytest.mark.parametrize("option", ["widths=[3,4", "widths={", "width_multiplier=*"])
+def test_a_value_that_is_no_yaml_is_refused(option: str) -> None:
+    done = CliRunner().invoke(cli, ["model", "simplenet_v1", option])
+    assert isinstance(done.exception, UserError)
+    assert f"must be YAML, got {option!r}" in str(done.exception)

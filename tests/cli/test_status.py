@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from cli_runs import Done, create, trial
-from flaxcomp.cli.commands.status import duration, last_line
+from flaxcomp.cli.commands.status import duration, last_line, read_state
+from flaxcomp.cli.commands.status import lines as describe
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
 from flaxcomp.sweep.plan import Pack
@@ -54,6 +55,9 @@ def test_a_run_at_work(flaxcomp: Program, tmp_path: Path) -> None:
     lines = lines_of(flaxcomp("status", tmp_path / "run").out)
     assert lines[1].endswith(", asked to stop; worked 0 s")
     assert lines[3] == "  epoch 3 of 5, 2 trials, pack p, attempt 2"
+    with Store.open(RunPaths.at(tmp_path / "run")) as reader:
+        killed = read_state(reader) | {"overrides": [], "controller": None}
+    assert describe(killed)[2] == "broken off; the next `flaxcomp run` goes on with them:"
     store.close()
 
 

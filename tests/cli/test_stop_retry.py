@@ -82,7 +82,7 @@ def test_retrying_through_a_controller(flaxcomp: Program, run: Path, controller:
 
 
 def test_a_finished_trial_whose_network_is_gone_is_trained_again(flaxcomp: Program, run: Path) -> None:
-    done = flaxcomp("retry", run, "--trial", "t0", "--trial", "bad")
+    done = flaxcomp("retry", run, "--trial", "t0", "--trial", "ba")
     assert done.out == "3 trials are pending again; the next `flaxcomp run` takes them up.\n"
     with Store.open(RunPaths.at(run)) as store:
         assert {id_ for id_, status in store.statuses().items() if status == "pending"} == {"t0", "bad", "student", "later"}
@@ -100,7 +100,8 @@ def test_a_network_is_not_asked_for_again_from_a_controller(
 @pytest.mark.parametrize(
     ("trial", "error"),
     [
-        ("baad", "No trial 'baad' in this run: `flaxcomp results RUN --status failed` lists those that failed."),
+        ("baad", "No trial 'baad' in this run: `flaxcomp results RUN` lists all."),
+        ("t", "Several ids begin with 't': t0, t1, t2, t3. Give more of one."),
         ("t0", "Only failed and blocked trials can be tried again, trial t0 is finished."),
     ],
 )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
 from cli_runs import Done
@@ -122,6 +123,13 @@ def test_a_second_controller_is_refused_while_the_first_starts_up(
     assert "A controller is at work on this run" in str(refusals[0])
 
 
+def test_the_best_so_far_may_be_of_an_earlier_start(train: Train) -> None:
+    train(SWEEP.replace("[0, 4]", "[1, 4]"), "--train-only")
+    seeds, done = train(SWEEP, "--train-only")
+    assert seeds == [0]
+    assert done.err.splitlines()[-1].endswith("finished; 4/4 trials, best val_accuracy 0.3000 (simplenet_v5 seed=3)")
+
+
 def test_what_a_changed_export_selects_is_trained_again_if_it_is_gone(train: Train, folder: Path) -> None:
     assert train(SWEEP, "--train-only")[0] == [0, 1, 2, 3]
     remove_networks(folder)
@@ -209,6 +217,22 @@ def work_of(*models: str) -> dict[str, float | None]:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         return {name: work(name) for name in models}
+
+
+def test_a_run_folder_has_the_files_that_its_sweep_names(
+    train: Train, flaxcomp: Program, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resumed from anywhere, with the same trials, when those files are gone."""
+    np.savez(folder / "given.npz", kernel=np.zeros(3, np.float32))
+    (folder / "names.yaml").write_text("logits: fc\n")
+    sweep = SWEEP.replace("simplenet_v5}", "simplenet_v5}\n  train: {init_from: {file: given.npz, names: names.yaml}}")
+    assert train(sweep, "--train-only")[0] == [0, 1, 2, 3]
+    for name in ("given.npz", "names.yaml", "sweep.yaml"):
+        (folder / name).unlink()
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    done = flaxcomp("run", folder / "runs" / "study", "--executor", "inline", "--train-only")
+    assert (done.code, done.err) == (0, "4 trials; nothing is left to train\n")
 
 
 def test_work_is_counted_by_a_process_of_its_own() -> None:

@@ -17,6 +17,7 @@ from flaxcomp.compress import run
 from flaxcomp.compress.method import Found, Workshop
 from flaxcomp.data.arrays import Arrays, load
 from flaxcomp.models.abstract import abstract
+from flaxcomp.models.counting import count
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.sweep.ids import signature
 from flaxcomp.sweep.spec import Dataset, Optimizer, Train, TrialConfig
@@ -29,11 +30,11 @@ SEPARABLE: dict[str, Any] = {"name": "mobilenet_v1", "layout": "embedded", "bloc
 RESIDUAL: dict[str, Any] = {"name": "wide_resnet", "layout": "embedded", "blocks": 3, "width": 4}
 
 
-def small_trainer(*, test_label: int | None = None) -> Trainer:
+def small_trainer(*, images: int = IMAGES, test_label: int | None = None) -> Trainer:
     """The beginning of MNIST's sample; `test_label`: what all test images are said to be."""
     full = load("mnist_sample")
     labels = full.test_labels[:100] if test_label is None else np.full(100, test_label, np.int32)
-    arrays = Arrays(full.train_images[:IMAGES], full.train_labels[:IMAGES], full.test_images[:100], labels, full.info)
+    arrays = Arrays(full.train_images[:images], full.train_labels[:images], full.test_images[:100], labels, full.info)
     return Trainer(arrays)
 
 
@@ -107,6 +108,11 @@ def found_by(method: Any, shop: Workshop) -> Found:
         except StopIteration as end:
             found: Found = end.value
             return found
+
+
+def macs_of(model: dict[str, Any]) -> int:
+    """On images of 8 x 8 pixels."""
+    return count(model, (8, 8, 1), 10).macs
 
 
 def never() -> bool:

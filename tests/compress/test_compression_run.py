@@ -18,21 +18,20 @@ from flaxcomp.compress import run
 from flaxcomp.compress.method import Found, Workshop
 from flaxcomp.compress.prune.coupling import couple
 from flaxcomp.compress.prune.surgery import mask_of, plan, sliced
-from flaxcomp.data.arrays import Arrays, load
 from flaxcomp.errors import UserError
 from flaxcomp.models.counting import count
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.sweep.compression.prune import Prune
 from flaxcomp.sweep.compression.quantize import Quantize
 from flaxcomp.sweep.compression.retraining import retrained
-from flaxcomp.sweep.ids import signature
 from flaxcomp.sweep.spec import Dataset, Optimizer, Phase, Train, TrialConfig
 from flaxcomp.train import fit, pack
 from flaxcomp.train.fit import Stop
 from flaxcomp.train.found import as_trained
-from flaxcomp.train.job import EpochDone, Event, Finished, PackJob, Stopped
+from flaxcomp.train.job import EpochDone, Event, Finished, Stopped
 from flaxcomp.train.pack import Trainer
 from flaxcomp.train.restore import weights_of, with_weights
+from searches import job, never, small_trainer, train_source
 
 SHAPE = (28, 28, 1)
 DENSE = TrialConfig(
@@ -45,18 +44,13 @@ PRUNED = replace(DENSE, prune=Prune(ratio=0.5), source="dense")
 
 @pytest.fixture(scope="module")
 def trainer() -> Trainer:
-    full = load("mnist_sample")
-    return Trainer(
-        Arrays(full.train_images[:320], full.train_labels[:320], full.test_images[:100], full.test_labels[:100], full.info)
-    )
+    return small_trainer()
 
 
 @pytest.fixture(scope="module")
 def trained(trainer: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with the trained source."""
-    root = tmp_path_factory.mktemp("run")
-    assert isinstance(list(trainer.train(job(root, {"dense": DENSE}), never))[-1], Finished)
-    return root
+    return train_source(trainer, tmp_path_factory.mktemp("run"), DENSE)
 
 
 @pytest.fixture
@@ -87,15 +81,6 @@ class Halving:
         return Found(cut.model, model, {"kept": 0.5}, {"groups": [g.name for g in coupling.free]}, self.trains)
 
 
-def never() -> bool:
-    return False
-
-
-def job(root: Path, configs: dict[str, TrialConfig], attempt: int = 1) -> PackJob:
-    name, config = next(iter(configs.items()))
-    return PackJob(str(root), f"pack-{name}", attempt, signature(config), configs)
-
-
 def use(monkeypatch: pytest.MonkeyPatch, method: Any) -> None:
     monkeypatch.setattr(run, "load_method", lambda _: method)
 
@@ -109,7 +94,7 @@ def test_the_smaller_network_is_trained_evaluated_and_written(
     trainer: Trainer, dense: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, Halving())
-    events = list(run.train(trainer, job(dense, {"pruned": PRUNED}), never))
+    events = list(run.train(trainer, job(dense, "pruned", PRUNED), never))
     results = results_of(events)
     model = {"name": "simplenet_v1", "widths": [1, 3]}
     expected = count(model, SHAPE, 10)
@@ -130,7 +115,7 @@ def test_fine_tuning_begins_with_what_is_left(trainer: Trainer, dense: Path, mon
     first = next(name for name, leaf in source.items() if leaf.shape == (5, 5, 1, 3))
     for fine_tuned in (True, False):
         use(monkeypatch, Halving(fine_tuned=fine_tuned))
-        list(run.train(trainer, job(dense, {"pruned": still}, attempt=2 + fine_tuned), never))
+        list(run.train(trainer, job(dense, "pruned", still, attempt=2 + fine_tuned), never))
         left = flatten(load_model(RunPaths.at(dense).model("pruned")))[first]
         assert np.allclose(left, source[first][..., :1], atol=1e-6) == fine_tuned
         shutil.rmtree(RunPaths.at(dense).pack("pack-pruned"))
@@ -141,7 +126,7 @@ def test_a_network_that_needs_no_training_is_evaluated_as_it_is(
 ) -> None:
     use(monkeypatch, Halving(trains=False))
     root = dense
-    events = list(run.train(trainer, job(root, {"pruned": PRUNED}, attempt=9), never))
+    events = list(run.train(trainer, job(root, "pruned", PRUNED, attempt=9), never))
     results = results_of(events)
     assert not any(isinstance(event, EpochDone) for event in events)
     assert results["train_seconds"] == 0.0
@@ -156,14 +141,14 @@ def test_interrupted_in_training_the_search_is_not_repeated_and_the_outcome_is_t
 ) -> None:
     monkeypatch.setattr(pack, "DISPATCH_SECONDS", 0.0)
     use(monkeypatch, Halving())
-    whole = results_of(list(run.train(trainer, job(dense, {"pruned": PRUNED}), never)))
+    whole = results_of(list(run.train(trainer, job(dense, "pruned", PRUNED), never)))
     shutil.rmtree(RunPaths.at(dense).pack("pack-pruned"))
     method = Halving()
     use(monkeypatch, method)
     events: list[Event] = []
     for attempt in itertools.count(1):
         asked = itertools.count()
-        events = list(run.train(trainer, job(dense, {"pruned": PRUNED}, attempt), lambda c=asked: next(c) >= 2))
+        events = list(run.train(trainer, job(dense, "pruned", PRUNED, attempt), lambda c=asked: next(c) >= 2))
         if not isinstance(events[-1], Stopped):
             break
     assert attempt > 2
@@ -188,7 +173,7 @@ def test_a_search_that_is_asked_to_stop_goes_on_from_what_it_kept(
 
     method = InSteps()
     use(monkeypatch, method)
-    last = [list(run.train(trainer, job(dense, {"pruned": PRUNED}, n), never))[-1] for n in (1, 2, 3)]
+    last = [list(run.train(trainer, job(dense, "pruned", PRUNED, n), never))[-1] for n in (1, 2, 3)]
     assert [type(event) for event in last] == [Stopped, Stopped, Finished]
     assert method.searches == 1
 
@@ -202,7 +187,7 @@ def test_what_the_network_makes_impossible_is_the_trials_own_error(
 
     use(monkeypatch, Refusing())
     with pytest.raises(UserError, match=r"prune\.criterion must be another"):
-        list(run.train(trainer, job(dense, {"pruned": PRUNED}), never))
+        list(run.train(trainer, job(dense, "pruned", PRUNED), never))
 
 
 def test_a_block_says_how_long_and_how_fast_and_replaces_phases() -> None:
@@ -221,7 +206,7 @@ def test_a_block_says_how_long_and_how_fast_and_replaces_phases() -> None:
 
 @pytest.fixture
 def workshop(trainer: Trainer, dense: Path) -> Workshop:
-    return Workshop(trainer, job(dense, {"pruned": PRUNED}), never)
+    return Workshop(trainer, job(dense, "pruned", PRUNED), never)
 
 
 def test_a_masked_network_trains_as_the_one_without_its_channels(workshop: Workshop) -> None:
@@ -260,13 +245,13 @@ def test_a_training_that_is_asked_to_stop_says_so(trainer: Trainer, dense: Path,
     monkeypatch.setattr(fit, "DISPATCH_SECONDS", 0.0)
     asked: Iterator[bool] = iter([False, False, True])
     stopping: Callable[[], bool] = lambda: next(asked)  # noqa: E731
-    short = Workshop(trainer, job(dense, {"pruned": PRUNED}), stopping)
+    short = Workshop(trainer, job(dense, "pruned", PRUNED), stopping)
     one = short.fit()
     with pytest.raises(Stop) as stopped:
         one.train(one.state([short.source.weights]), 20)
     assert stopped.value.step == 2
-    rest = one.models(Workshop(trainer, job(dense, {"pruned": PRUNED}), never).fit().train(stopped.value.state, 3, 2))[0]
-    whole = Workshop(trainer, job(dense, {"pruned": PRUNED}), never).fit()
+    rest = one.models(Workshop(trainer, job(dense, "pruned", PRUNED), never).fit().train(stopped.value.state, 3, 2))[0]
+    whole = Workshop(trainer, job(dense, "pruned", PRUNED), never).fit()
     for (name, a), b in zip(
         flatten(rest).items(),
         flatten(whole.models(whole.train(whole.state([short.source.weights]), 5))[0]).values(),

@@ -14,12 +14,24 @@ from flaxcomp.compress.morphnet import method
 from flaxcomp.compress.morphnet.method import check
 from flaxcomp.compress.prune import training
 from flaxcomp.errors import UserError
-from flaxcomp.models.counting import count
 from flaxcomp.sweep.compression.morphnet import Morphnet
 from flaxcomp.sweep.spec import Phase, TrialConfig
 from flaxcomp.train.job import Stopped
 from flaxcomp.train.pack import Trainer
-from searches import PLAIN, SEPARABLE, after, dense, found_by, job, outcome, random_source, search, small_trainer, workshop
+from searches import (
+    PLAIN,
+    SEPARABLE,
+    after,
+    dense,
+    found_by,
+    job,
+    macs_of,
+    outcome,
+    random_source,
+    search,
+    small_trainer,
+    workshop,
+)
 
 SHAPE = (8, 8, 1)
 # The network's random scales lie between -0.5 and 1. The first step of Adam moves each by the rate, towards 0 if the
@@ -39,10 +51,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small(block: Morphnet = BLOCK, model: dict[str, Any] = SEPARABLE) -> TrialConfig:
     return replace(dense(model), morphnet=block, source="dense")
-
-
-def macs_of(model: dict[str, Any]) -> int:
-    return count(model, SHAPE, 10).macs
 
 
 def test_channels_below_the_threshold_go(trainer: Trainer, source: Path) -> None:

@@ -16,7 +16,6 @@ from flaxcomp.compress.netadapt.choice import best
 from flaxcomp.compress.netadapt.method import check
 from flaxcomp.compress.prune.surgery import sliced
 from flaxcomp.errors import UserError
-from flaxcomp.models.counting import count
 from flaxcomp.sweep.compression.netadapt import Netadapt
 from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.train import fit
@@ -30,6 +29,7 @@ from searches import (
     dense,
     found_by,
     job,
+    macs_of,
     outcome,
     random_source,
     search,
@@ -60,10 +60,6 @@ def residual(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small(block: Netadapt = BLOCK, model: dict[str, Any] = PLAIN) -> TrialConfig:
     return replace(dense(model), netadapt=block, source="dense")
-
-
-def macs_of(model: dict[str, Any]) -> int:
-    return count(model, SHAPE, 10).macs
 
 
 def test_it_goes_down_step_by_step_to_the_ratio(trainer: Trainer, source: Path) -> None:

@@ -102,6 +102,22 @@ def test_no_sweep_file(tmp_path: Path) -> None:
     assert refused("run", "binary", cwd=tmp_path) == "error: binary:2: a sweep file must be UTF-8 text"
 
 
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        pytest.param("prune: {ratio: 0.99}", "prune.ratio must be at most 0.5 of the channels of simplenet_v5, got 0.99",
+                     id="last channel"),
+        pytest.param("prune: {criterion: batch_norm_scale}", "batch_norm_scale needs batch norm", id="no batch norm"),
+        pytest.param("netadapt: {of: latency, costs: table.yaml}", "cost table table.yaml has no entry for layer",
+                     id="no such layer"),
+    ],
+)  # fmt: skip
+def test_a_method_that_the_network_makes_impossible(tmp_path: Path, block: str, words: str) -> None:
+    (tmp_path / "table.yaml").write_text("layers: {dense 10 -> 10: 0.1}\n")
+    write(tmp_path, old="parameters:", new=f"  {block}\nparameters:")
+    assert words in refused("run", "sweep.yaml", *TRAIN, "--out", "run", cwd=tmp_path)
+
+
 def test_a_sweep_file_of_five_megabytes_is_refused_at_once(tmp_path: Path) -> None:
     file = write(tmp_path, SWEEP + "".join(f"# {n:01000d}\n" for n in range(5000)))
     assert file.stat().st_size > 5_000_000

@@ -97,9 +97,11 @@ def test_a_kill_in_either_phase_changes_no_bit(folder: Path, run: Path) -> None:
     assert_same_networks(run, folder / "killed")
 
 
-def test_a_run_needs_its_sources_no_more_once_it_has_begun(folder: Path, run: Path) -> None:
-    """They are in the run folder, by their content."""
-    assert len(list((run / "weights").iterdir())) == 2
+def test_a_run_needs_its_sources_no_more_once_it_has_begun(folder: Path, run: Path, tmp_path: Path) -> None:
+    """They are in the run folder, by their content: two of weights and a map of names."""
+    assert len(list((run / "weights").iterdir())) == 3
+    here, elsewhere = (json.loads(flaxcomp("plan", run, "--json", cwd=cwd).stdout) for cwd in (folder, tmp_path))
+    assert elsewhere == here
     ids = trials(frame(run))
     assert any("params/logits" in name for name in parameters(run, ids["train.init_from.file"]))
 

@@ -271,7 +271,7 @@ def test_the_command(paths, tmp_path):
     ("options", "message"),
     [
         (["--select", "worst"], "must be front, all or best:N"),
-        (["--trial", "nonsense"], "nonsense is not in this run"),
+        (["--trial", "nonsense"], "No trial 'nonsense' in this run"),
     ],
 )
 def test_the_command_refuses(paths, options, message):

@@ -450,6 +450,15 @@ def test_memos_of_teachers_that_nobody_needs_go_first(paths: RunPaths) -> None:
     assert paths.teacher_logits("t0").exists()
 
 
+def test_heat_maps_go_when_nobody_starts_from_their_network_any_more(paths: RunPaths) -> None:
+    fill(paths, "t0/model", "t0/heat_maps")
+    trimmer = Trimmer(Retention(total=15_000, keep=("latest",)), paths, list)
+    assert trimmer.trim((), {"t0"}) is not None, "needed: nothing may go"
+    trimmer.trim((), ())
+    assert not paths.heat_maps("t0").exists()
+    assert paths.model("t0").exists()
+
+
 def test_a_lease_lives_while_its_holder_is_busy_with_something_else(paths: RunPaths) -> None:
     with Store.create(paths, name="n", sweep_text="x", sweep_json=SWEEP) as store:
         lease = store.acquire(host="here", pid=1, ttl_s=0.3)

@@ -7,13 +7,16 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from flaxcomp.errors import UserError
 from flaxcomp.store.frame import MEASUREMENT_COLUMNS, TRIAL_COLUMNS
 from flaxcomp.store.lease import LateAttemptError, Lease
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
+from flaxcomp.sweep.compression.prune import Prune
 from flaxcomp.sweep.spec import TrialConfig
+from flaxcomp.sweep.trial import Trial
 from run_stores import SWEEP_JSON, Pack, Runs, trial
 
 pytest_plugins = ("store_fixtures",)
@@ -71,6 +74,16 @@ def test_a_dependency_that_is_wanted_for_itself_becomes_a_trial(store: Store, le
     store.add_trials(lease, [trial("teacher", role="dependency"), trial("student", "teacher")])
     store.add_trials(lease, [trial("teacher"), trial("student", "teacher", role="dependency")])
     assert [row["role"] for row in store.frame().trials] == ["trial", "trial"]
+
+
+def test_the_epochs_of_a_running_trial_are_those_of_its_own_training(runs: Runs, store: Store, lease: Lease) -> None:
+    dense = trial("dense", epochs=9)
+    pruned = Trial("pruned", replace(dense.config, prune=Prune(epochs=2), source="dense"), ("dense",), "trial", "sig")
+    store.add_trials(lease, [dense, pruned])
+    for id_ in ("dense", "pruned"):
+        store.form_packs(lease, [Pack(f"p-{id_}", (id_,), "sig")])
+        store.start_pack(lease, f"p-{id_}", "w")
+    assert [row["epochs"] for row in runs.open().running()] == [9, 2]
 
 
 def test_a_pack_from_start_to_end(runs: Runs, store: Store, lease: Lease) -> None:

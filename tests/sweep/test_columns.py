@@ -17,6 +17,14 @@ def test_its_other_columns_count_among_the_rows_that_have_it() -> None:
     assert differing(rows[1:], list(DENSE)) == ["prune.criterion"]
 
 
+def test_a_section_is_told_by_what_says_most_of_it() -> None:
+    dense: dict[str, object] = {"model.name": "net"}
+    widths = dense | {"cramnet.then": "fine_tune", "cramnet.replace": {}, "cramnet.widths": [4]}
+    classes = dense | {"subset.class_seed": 0, "subset.classes": [1]}
+    assert differing([dense, widths], list(widths)) == ["cramnet.widths"]
+    assert differing([dense, classes], list(classes)) == ["subset.classes"]
+
+
 def test_columns_of_all_rows_differ_as_they_do() -> None:
     assert differing([DENSE, DENSE | {"seed": 1, "distill.temperature": 3.0}], list(DENSE)) == ["seed", "distill.temperature"]
 

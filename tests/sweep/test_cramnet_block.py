@@ -63,7 +63,7 @@ def test_from_scratch_the_sub_problems_count_where_their_accuracy_decides() -> N
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"widths": [8], "ratio": 0.5}', "cramnet takes `widths` or `ratio`, not both"),
+        ('{"widths": [8], "ratio": 0.5}', "give `widths` or `ratio`, not both"),
         ('{"ratio": 1.0}', "< 1.0"),
         ('{"widths": []}', "length >= 1"),
         ('{"widths": [8, 0]}', ">= 1"),
@@ -82,7 +82,7 @@ def test_the_impossible_is_refused(text: str, words: str) -> None:
     ({"name": "wide", "widths": [8, 8]}, True), ({"name": "wide", "widths": [8, 8, 8]}, False), ({"name": "wide"}, False),
 ])  # fmt: skip
 def test_as_many_widths_as_the_model_was_given(model: dict[str, Any], refused: bool) -> None:
-    facts = Facts(labels=("0", "1"), model=model, training=900)
+    facts = Facts(labels=("0", "1"), model=model, images=1000)
     block = Cramnet(widths=(4, 4, 4))
     if not refused:
         check(block, facts)
@@ -92,11 +92,9 @@ def test_as_many_widths_as_the_model_was_given(model: dict[str, Any], refused: b
 
 
 def test_no_larger_batches_of_a_sub_problem_than_there_are_images() -> None:
-    facts = Facts(labels=("0", "1"), model={"name": "wide"}, training=100)
+    facts = Facts(labels=("0", "1"), model={"name": "wide"}, images=100)
     check(Cramnet(ratio=0.5, sub_problems=SubProblems(batch_size=100)), facts)
     check(Cramnet(ratio=0.5, then="scratch"), facts)  # solves none
     check(Cramnet(ratio=0.0), facts)
-    with pytest.raises(
-        UserError, match=r"cramnet\.sub_problems\.batch_size must be at most 100, the images to train on, got 128"
-    ):
+    with pytest.raises(UserError, match=r"cramnet\.sub_problems\.batch_size must be at most 100, .*, got 128"):
         check(Cramnet(ratio=0.5), facts)

@@ -130,6 +130,7 @@ def test_reads_files(tmp_path) -> None:
         ("parameters:\n  model: {values: [wide]}", 7, "model must be a mapping, got 'wide'"),
         ("metrics: []", 6, "metrics must be a list of 1 or more, got []"),
         ("metrics:\n  - {name: val_acuracy, goal: maximize}", 7, "unknown metric 'val_acuracy'. Did you mean 'val_accuracy'?"),
+        ("metrics:\n  - {name: status, goal: maximize}", 7, "a metric must be a number, which status is not"),
         ("metrics:\n  - {name: params, goal: up}", 7, "metrics[0].goal must be one of 'maximize', 'minimize', got 'up'"),
         ("export:\n  precisions: [int8, int4]", 7, "export.precisions[1] must be one of"),
         ("export: {select: best}", 6, "export.select must be text that matches"),

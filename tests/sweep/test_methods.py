@@ -94,3 +94,10 @@ def test_bad_input_is_refused(body: str, line: int, words: str) -> None:
         trials_of(load(body))
     assert caught.value.line == line
     assert words in str(caught.value)
+
+
+def test_what_methods_record_can_be_metric_and_constraint() -> None:
+    names = ("prune_ratio", "morphnet_cost", "netadapt_steps", "cramnet_val_accuracy", "subset_macs_skipped", "search_seconds")
+    metrics = "".join(f"  - {{name: {name}, goal: minimize}}\n" for name in names)
+    loaded = load(f'metrics:\n{metrics}constraints: ["prune_ratio >= 0.5", "cramnet_ended == \'done\'"]\n')
+    assert tuple(metric.name for metric in loaded.sweep.metrics) == names

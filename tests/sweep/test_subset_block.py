@@ -10,7 +10,7 @@ from flaxcomp.sweep.compression.facts import Facts
 from flaxcomp.sweep.compression.subset import Subset, check, effective, numbers, removed_count
 
 LABELS = ("airplane", "bird", "cat", "dog", "frog", "horse", "ship", "truck", "car", "deer")
-FACTS = Facts(LABELS, {"name": "tf_cifar"}, 1000)
+FACTS = Facts(LABELS, {"name": "tf_cifar"}, images=1000)
 
 
 def block(**options: Any) -> Subset:

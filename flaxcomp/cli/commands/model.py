@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flaxcomp.errors import UserError
+from flaxcomp.errors import SweepFileError, UserError
 
 if TYPE_CHECKING:
     from flaxcomp.models.counting import Counts
@@ -21,8 +21,8 @@ def command(name: str, options: tuple[str, ...], groups: bool, as_json: bool) ->
 
     A list is written with commas: input_shape=32,32,3; a single value with one at the end: widths=4,
 
-    MACs are multiply-adds of convolutions and dense
-    layers for one image; FLOPs twice those, plus one for each number that any other arithmetic yields.
+    MACs are multiply-adds of convolutions and dense layers for one image; FLOPs twice those, plus one for each number that any
+    other arithmetic yields.
 
     With --groups, below each group stand the axes of the arrays that its channels lie on, and how often, and which entries of
     the option `widths` count them.
@@ -47,18 +47,21 @@ def command(name: str, options: tuple[str, ...], groups: bool, as_json: bool) ->
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """Read `key=value`; the value as in a sweep file, a list with commas.
+    """Read `key=value`; the value as in a sweep file, a list also with commas alone.
 
     Raises:
         UserError: it is not of that form.
     """
-    import yaml
+    from flaxcomp.sweep.document import parse
 
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError(f"an option of a model must be KEY=VALUE, got {text!r}")
-    parts = [yaml.safe_load(part) for part in value.split(",") if part] if "," in value else yaml.safe_load(value)
-    return key, parts
+    is_list = "," in value and not value.startswith("[")
+    try:
+        return key, parse(f"[{value}]" if is_list else value, "").value
+    except SweepFileError as error:
+        raise UserError(f"the value of an option must be YAML, got {text!r}: {error.problem}") from None
 
 
 def _print_groups(model: dict[str, Any], config: Any, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """`flaxcomp plan`: what a sweep file would do."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from flaxcomp.sweep.load import LoadedSweep
     from flaxcomp.sweep.plan import Plan
 
-COST_WIDTH = 120
-MAX_ROWS, MAX_COLUMNS = 40, 5  # of signatures and of what tells them apart; --json has all
+COST_WIDTH, PIPE_WIDTH = 120, 160
+MAX_ROWS, MAX_COLUMNS, MAX_WITH_COST = 40, 8, 5  # of signatures and of what tells them apart; --json has all
 MAX_CHAINS = 20
 
 Cost = dict[str, float]
@@ -61,7 +62,7 @@ def command(sweep: Path, overrides: tuple[str, ...], yes: bool, with_cost: bool,
     loaded = load_sweep(given.file, given.overrides)
     if not yes:
         check_size(loaded)
-    plan = make_plan(loaded, RoomCatalog(beside=given.file.parent, planning=True))
+    plan = make_plan(loaded, RoomCatalog(beside=given.file.parent, copies=given.copies, planning=True))
     costs = _costs(plan) if with_cost else {}
     if as_json:
         click.echo(json.dumps(_document(loaded, plan, costs), indent=2))
@@ -124,7 +125,7 @@ def _print(loaded: "LoadedSweep", plan: "Plan", costs: dict[str, Cost]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     if costs:
         console.width = max(console.width, COST_WIDTH)  # rich would leave out columns instead
     resources = loaded.sweep.resources
@@ -156,9 +157,9 @@ def _print(loaded: "LoadedSweep", plan: "Plan", costs: dict[str, Cost]) -> None:
     numbers = ["trials", "packs", *(["params", "MACs", "time each", "disk each"] if costs else [])]
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
-    differing = list(next(iter(plan.groups.values())).differs)[:MAX_COLUMNS]
+    differing = list(next(iter(plan.groups.values())).differs)[: MAX_WITH_COST if costs else MAX_COLUMNS]
     for name in differing:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for signature, group in list(plan.groups.items())[:MAX_ROWS]:
         cells = [f"{group.trials + group.dependencies:,}", f"{group.packs:,}"]
         if costs:

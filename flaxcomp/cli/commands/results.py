@@ -1,6 +1,6 @@
 """`flaxcomp results`: a run's trials or measurements as rows."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import click
@@ -10,11 +10,11 @@ from flaxcomp.store.frame import MEASUREMENT_COLUMNS, TRIAL_COLUMNS, Row
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.reading import STATUSES
 from flaxcomp.store.records import Store
-from flaxcomp.sweep.columns import TOP5_COLUMNS, differing
+from flaxcomp.sweep.columns import METHOD_COLUMNS, TOP5_COLUMNS, differing
 
 # What a table leaves out unless it is asked for.
-RARE = ("trainable_params", "test_precision", "test_recall", "test_f1", *TOP5_COLUMNS, "device_model", "threads", "runtime",
-        "measured_at")  # fmt: skip
+RARE = ("trainable_params", "test_precision", "test_recall", "test_f1", *TOP5_COLUMNS, *METHOD_COLUMNS, "device_model",
+        "threads", "runtime", "measured_at")  # fmt: skip
 
 
 @click.command(name="results")
@@ -29,7 +29,8 @@ def command(
 ) -> None:
     """Print a row per trial of RUN, or per measurement.
 
-    A table shows the columns in which the rows differ; the other formats have them all.
+    A table shows of the configuration what differs between rows, the common figures and the sweep's metrics; the other formats
+    have all columns.
     """
     with Store.open(RunPaths.at(run)) as store:
         frame = store.frame(epochs=False)
@@ -37,16 +38,18 @@ def command(
     contract = MEASUREMENT_COLUMNS if measurements else TRIAL_COLUMNS
     rows = [row for row in (frame.measurements if measurements else frame.trials) if row["trial"] in kept]
     known = columns_of(frame.measurements if measurements else frame.trials, contract)
-    names = chosen(columns, known) or (useful(rows, known, contract) if format_ == "table" else known)
+    metrics = {metric.name for metric in frame.metrics}
+    names = chosen(columns, known) or (useful(rows, known, contract, metrics) if format_ == "table" else known)
     write_rows(rows, names, format_, output)
 
 
-def useful(rows: Sequence[Row], columns: Sequence[str], contract: Sequence[str]) -> list[str]:
-    """The trial, the configuration as far as it differs between rows, and the common figures that are known."""
+def useful(rows: Sequence[Row], columns: Sequence[str], contract: Sequence[str], metrics: Collection[str]) -> list[str]:
+    """The trial, the configuration as far as it differs between rows, and the common figures and metrics that are known."""
     first = columns.index(contract[0])
     figures = [
         name
         for name in columns[first:]
-        if name not in RARE and any(row.get(name) is not None and not isinstance(row[name], list | dict) for row in rows)
+        if (name not in RARE or name in metrics)
+        and any(row.get(name) is not None and not isinstance(row[name], list | dict) for row in rows)
     ]
     return ["trial", *differing(rows, columns[1:first]), *figures]

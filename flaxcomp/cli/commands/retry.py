@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from flaxcomp.cli.trials import trials_named
 from flaxcomp.errors import UserError
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
@@ -13,7 +14,13 @@ from flaxcomp.store.records import Store
 
 @click.command(name="retry")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--trial", "trials", multiple=True, metavar="ID", help="Only this trial, and what blocks it; may be repeated.")
+@click.option(
+    "--trial",
+    "trials",
+    multiple=True,
+    metavar="ID",
+    help="Only this trial, by the beginning of its id, and what blocks it; may be repeated.",
+)
 def command(run: Path, trials: tuple[str, ...]) -> None:
     """Make failed trials of RUN pending again, and those that they block. A controller at work takes them up by itself.
 
@@ -22,11 +29,8 @@ def command(run: Path, trials: tuple[str, ...]) -> None:
     paths = RunPaths.at(run)
     with Store.open(paths) as store:
         statuses, gone = store.statuses(), list[str]()
+        trials = trials_named(trials, statuses)
         for trial in trials:
-            if trial not in statuses:
-                raise UserError(
-                    f"No trial {trial!r} in this run: `flaxcomp results RUN --status failed` lists those that failed."
-                )
             if statuses[trial] == "finished" and not paths.model(trial).is_dir():
                 gone.append(trial)
             elif statuses[trial] not in ("failed", "blocked"):

@@ -36,11 +36,10 @@ def command(ctx: click.Context, sweep: Path, out: Path | None, executor: Literal
 
     The same command again resumes: what is finished is not done again. Ctrl-C stops after a checkpoint, a second one at once.
     """
-    from flaxcomp.checkpoint.weights import keep
     from flaxcomp.cli.catalog import RoomCatalog
     from flaxcomp.cli.methods import check_methods
     from flaxcomp.cli.pools import pool_file
-    from flaxcomp.cli.sweeps import given_sweep
+    from flaxcomp.cli.sweeps import given_sweep, keep_inputs
     from flaxcomp.schedule.run_folder import check_writable
     from flaxcomp.store.paths import RunPaths
     from flaxcomp.sweep.expand import check_size, expand
@@ -51,15 +50,14 @@ def command(ctx: click.Context, sweep: Path, out: Path | None, executor: Literal
     _check_packages(executor, exports=loaded.sweep.export is not None and not train_only)
     if not yes:
         check_size(loaded)
-    catalog = RoomCatalog(beside=given.file.parent)
+    catalog = RoomCatalog(beside=given.file.parent, copies=given.copies)
     trials = list(expand(loaded, catalog))
     _check_data(trials)
     pool = pool_file(loaded, given.file, frozen=given.run.pool_file if given.run else None)
     paths = RunPaths.at(out) if out else given.run or RunPaths.at(Path("runs") / loaded.sweep.name)
     check_writable(paths)
-    for content, source in catalog.sources().items():
-        keep(source, content, paths.weights(content))
-    check_methods(trials, paths)
+    check_methods(trials, catalog.sources())
+    keep_inputs(catalog, paths)
     from flaxcomp.cli.training import Wanted, make_executor, train
 
     wanted = Wanted(loaded, trials, paths, given.overrides, pool, store_url)

@@ -64,7 +64,7 @@ def lines(state: dict[str, Any]) -> list[str]:
         best = state["best"]
         text.append(f"best {best['metric']}: {best['value']:.6g} (trial {best['trial']})")
     if state["running"]:
-        text.append("running:")
+        text.append("running:" if owner else "broken off; the next `flaxcomp run` goes on with them:")
         text += [running_line(pack) for pack in state["running"]]
     if state["failures"]:
         text.append("last failures:")

@@ -41,13 +41,13 @@ def search(workshop: Workshop) -> Generator[Event, None, Found]:
 
     Raises:
         Stop: asked to; an attempt goes on from the last whole epoch.
-        UserError: as `check`, for the network that is really there; or a batch is larger than the images to train on.
+        UserError: as `check`, for the network that is really there.
     """
     block, model = _block(workshop.config), registry.canonical(workshop.source.model)
     problems = find(model, workshop.shape, workshop.classes, block.widths, block.ratio, block.replace)
     if block.direction == "output_first":
         problems.reverse()
-    if not block.trains:
+    if not block.solves:
         return _unsolved(workshop, problems, model)
     solving = Solving(workshop, block, model)
     yield from solving.run(problems)

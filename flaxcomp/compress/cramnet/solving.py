@@ -18,7 +18,6 @@ from flaxcomp.compress.cramnet.training import Lessons, State, Training
 from flaxcomp.compress.method import Found, Shape, Workshop
 from flaxcomp.compress.prune.coupling import couple, evaluated
 from flaxcomp.compress.prune.follow import flat
-from flaxcomp.errors import UserError
 from flaxcomp.models import registry
 from flaxcomp.models.counting import count
 from flaxcomp.sweep.compression.cramnet import Cramnet
@@ -157,9 +156,7 @@ class Solving:
 
     def _made_lessons(self) -> Lessons:
         w = self._workshop
-        index, size = w.split.train, self._block.sub_problems.batch_size
-        if size > len(index):
-            raise UserError(f"cramnet.sub_problems.batch_size must be at most {len(index)}, the images to train on, got {size}")
+        index = w.split.train
         logits = w.program().all_logits(jax.tree.map(jnp.asarray, w.source.weights))
 
         def seen(images: jax.Array) -> jax.Array:

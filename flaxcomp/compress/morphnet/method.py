@@ -9,7 +9,6 @@ What the third step makes has other widths than any weights, so it is trained fr
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from flax import nnx
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from flaxcomp.compress.costs import Table, load_table
+from flaxcomp.compress.cost_table import Table, table_at
 from flaxcomp.compress.method import Found, Network, Shape, Workshop, with_hints_beside
 from flaxcomp.compress.morphnet.multiplier import NARROWEST, Widths, scaled, widened
 from flaxcomp.compress.morphnet.penalty import Resource, Scales, magnitudes, scales_of
@@ -102,7 +101,7 @@ class _Subject:
     @classmethod
     def of(cls, block: Morphnet, coupling: Coupling) -> "_Subject":
         network = evaluated(coupling.model, coupling.input_shape, coupling.num_classes)
-        return cls(block, coupling, network, _table(block))
+        return cls(block, coupling, network, table_at(block.costs))
 
     @property
     def scales(self) -> Scales:
@@ -202,10 +201,6 @@ def _weights(subject: _Subject, model: Model, cut: Cut) -> Model:
 
 def _widths(model: dict[str, Any], coupling: Coupling) -> Widths:
     return tuple(model.get("widths") or (entry.width for entry in coupling.entries))
-
-
-def _table(block: Morphnet) -> Table | None:
-    return load_table(Path(block.costs)) if block.of == "latency" and block.costs else None
 
 
 def _block(config: TrialConfig) -> Morphnet:

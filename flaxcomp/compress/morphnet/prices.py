@@ -4,7 +4,7 @@ import math
 
 from flax import nnx
 
-from flaxcomp.compress.costs import Table
+from flaxcomp.compress.cost_table import Table
 from flaxcomp.compress.prune.follow import leaves_of
 from flaxcomp.models.config import Shape
 from flaxcomp.models.counting import Product, count_network, products

@@ -13,14 +13,14 @@ Where no group can save it, it is halved until one can. The last step is to save
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from flaxcomp.compress.costs import Cost, load_table, make_cost, prunable
+from flaxcomp.compress.cost_table import table_at
+from flaxcomp.compress.costs import Cost, make_cost, prunable
 from flaxcomp.compress.method import Found, Shape, Workshop
 from flaxcomp.compress.netadapt.candidates import Candidate, Proposals
 from flaxcomp.compress.netadapt.choice import best
@@ -212,7 +212,7 @@ def _tuning(workshop: Workshop) -> Fit:
 
 
 def _cost(block: Netadapt, coupling: Coupling) -> Cost:
-    return make_cost(block.of, coupling, load_table(Path(block.costs)) if block.of == "latency" and block.costs else None)
+    return make_cost(block.of, coupling, table_at(block.costs))
 
 
 def _block(config: TrialConfig) -> Netadapt:

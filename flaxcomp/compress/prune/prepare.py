@@ -3,10 +3,10 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from flaxcomp.compress.costs import Cost, Table, load_table, make_cost, prunable
+from flaxcomp.compress.cost_table import table_at
+from flaxcomp.compress.costs import Cost, make_cost, prunable
 from flaxcomp.compress.prune import criteria
 from flaxcomp.compress.prune.coupling import Coupling, couple
 from flaxcomp.compress.prune.evidence import is_scale
@@ -50,7 +50,7 @@ def prepare(block: Prune, model: dict[str, Any], shape: Shape, classes: int) -> 
     if not prunable(coupling):
         raise UserError(f"prune: no group of channels of {model['name']} may be cut; `flaxcomp model {model['name']} --groups` "
                         "says why")  # fmt: skip
-    table = _table(block)
+    table = table_at(block.costs)
     divisor = None if block.per_cost == "none" else make_cost(block.per_cost, coupling, table)
     return Ready(block, criterion, plan(coupling, {}), make_cost(block.of, coupling, table), divisor)
 
@@ -117,7 +117,3 @@ def _ignoring(coupling: Coupling, groups: list[Group]) -> Coupling:
     names = {group.name for group in groups if group.widths}
     changed = tuple(dataclasses.replace(g, frozen=IGNORED) if g.name in names else g for g in coupling.groups)
     return dataclasses.replace(coupling, groups=changed)
-
-
-def _table(block: Prune) -> Table | None:
-    return load_table(Path(block.costs)) if block.costs and "latency" in (block.of, block.per_cost) else None

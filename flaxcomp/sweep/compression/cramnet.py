@@ -12,6 +12,9 @@ from flaxcomp.sweep.kinds import Fraction, Positive, PositiveInt, Spec, Unit
 
 Replacement = Literal["residual", "depthwise_separable"]
 
+# What is recorded of a trial; where nothing is solved, the first two.
+FIGURES = ("cramnet_sub_problems", "cramnet_ended", "cramnet_steps", "cramnet_source_val_accuracy", "cramnet_val_accuracy")
+
 
 class SubProblems(Spec, frozen=True):
     """How each sub-problem is trained: by RMSProp at a constant rate, on images as they are stored."""
@@ -39,16 +42,11 @@ class Cramnet(Retraining, frozen=True):
 
     def __post_init__(self) -> None:
         if self.widths is not None and self.ratio is not None:
-            raise ValueError("cramnet takes `widths` or `ratio`, not both")
+            raise ValueError("give `widths` or `ratio`, not both")
 
     @property
-    def stops_early(self) -> bool:
-        """Whether what the sub-problems lead to decides the network."""
-        return self.target_params is not None or self.max_accuracy_loss is not None
-
-    @property
-    def trains(self) -> bool:
-        """Whether sub-problems are trained: from scratch their weights are of use only where their accuracy decides."""
+    def solves(self) -> bool:
+        """Whether sub-problems are trained; else their weights would serve nothing, and only their widths are taken."""
         return self.then == "fine_tune" or self.max_accuracy_loss is not None
 
 
@@ -58,7 +56,7 @@ def effective(block: Cramnet) -> Cramnet | None:
         return None
     if block.sub_problems.steps is not None:
         block = replace(block, sub_problems=replace(block.sub_problems, epochs=SubProblems().epochs))
-    if not block.trains:
+    if not block.solves:
         block = replace(block, sub_problems=SubProblems(), initialisation="random")
         if block.target_params is None:
             block = replace(block, direction="output_first")
@@ -75,7 +73,7 @@ def check(block: Cramnet, facts: Facts) -> None:
     widths = facts.model.get("widths")
     if block.widths is not None and widths is not None and len(block.widths) != len(widths):
         raise UserError(f"cramnet.widths must be as many as the {len(widths)} widths of {name}, got {len(block.widths)}")
-    batch = block.sub_problems.batch_size
-    if effective(block) is not None and block.trains and batch > facts.training:
-        raise UserError(f"cramnet.sub_problems.batch_size must be at most {facts.training}, the images to train on, "
-                        f"got {batch}")  # fmt: skip
+    size = block.sub_problems.batch_size
+    if block.solves and effective(block) is not None and size > facts.images:
+        raise UserError(f"cramnet.sub_problems.batch_size must be at most {facts.images}, the images that `train_limit` and "
+                        f"the validation split leave to train on, got {size}")  # fmt: skip

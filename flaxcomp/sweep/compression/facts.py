@@ -9,9 +9,9 @@ class Facts:
     """Attributes:
     labels: the data set's classes.
     model: name and options of the network that the trial trains first.
-    training: how many images are trained on.
+    images: how many it trains on.
     """
 
     labels: tuple[str, ...]
     model: dict[str, Any]
-    training: int
+    images: int

@@ -8,6 +8,12 @@ from flaxcomp.sweep.compression.facts import Facts
 from flaxcomp.sweep.compression.retraining import Retraining
 from flaxcomp.sweep.kinds import Fraction, NonNegative, Positive, PositiveInt
 
+# What is recorded of a trial; the second line's are of the training with the penalty, the multiplier is of `ratio`.
+FIGURES = (
+    *("morphnet_source_cost", "morphnet_found_cost", "morphnet_cost", "morphnet_multiplier"),
+    *("morphnet_threshold", "morphnet_val_accuracy", "morphnet_channels", "morphnet_alive", "morphnet_kept"),
+)
+
 
 class Morphnet(Retraining, frozen=True):
     """See `flaxcomp.compress.morphnet.method`."""

@@ -9,6 +9,9 @@ from flaxcomp.sweep.compression.facts import Facts
 from flaxcomp.sweep.compression.retraining import Retraining
 from flaxcomp.sweep.kinds import Fraction, NonNegativeInt, Positive, PositiveInt
 
+# What is recorded of a trial.
+FIGURES = ("netadapt_source_cost", "netadapt_cost", "netadapt_steps", "netadapt_candidates", "netadapt_val_accuracy")
+
 
 class Netadapt(Retraining, frozen=True):
     """See `flaxcomp.compress.netadapt.method`."""

@@ -13,6 +13,10 @@ from flaxcomp.sweep.kinds import Fraction, NonNegative, NonNegativeInt, Positive
 
 Patterns = tuple[str, ...]
 
+# What is recorded of a trial, of what `of` says, and in channels.
+FIGURES = ("prune_ratio", "prune_cost_before", "prune_cost_after", "prune_threshold", "prune_channels_before",
+           "prune_channels_after")  # fmt: skip
+
 
 class Prune(Retraining, frozen=True):
     """See `flaxcomp.compress.prune.method`; groups and layers are what `flaxcomp model NAME --groups` shows."""

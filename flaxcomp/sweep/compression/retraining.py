@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec.structs import replace
 
+from flaxcomp.sweep.compression import method_of
 from flaxcomp.sweep.kinds import Positive, PositiveInt, Spec
 
 if TYPE_CHECKING:
-    from flaxcomp.sweep.spec import Train
+    from flaxcomp.sweep.spec import Train, TrialConfig
 
 
 class Retraining(Spec, frozen=True):
@@ -16,6 +17,15 @@ class Retraining(Spec, frozen=True):
     then: Literal["scratch", "fine_tune"] = "scratch"  # from random weights, or from those that are left
     epochs: PositiveInt | None = None  # None: as long as `train`; given, `train.phases` does not apply
     learning_rate: Positive | None = None  # None: as in `train`
+
+
+def own_training(config: "TrialConfig") -> "Train | None":
+    """How a trial's own network trains; None where a method leaves it as it is."""
+    method = method_of(config)
+    block = None if method is None else getattr(config, method)
+    if block is None:
+        return config.train
+    return retrained(config.train, block) if isinstance(block, Retraining) else None
 
 
 def retrained(train: "Train", block: Retraining) -> "Train":

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flaxcomp.compress.costs import Cost, Table, make_cost
+from flaxcomp.compress.cost_table import Table
+from flaxcomp.compress.costs import Cost, make_cost
 from flaxcomp.compress.netadapt.candidates import Candidate, Proposals
 from flaxcomp.compress.prune.coupling import Coupling, couple
 from flaxcomp.compress.prune.surgery import plan

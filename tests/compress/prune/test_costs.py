@@ -8,7 +8,8 @@ import pytest
 from pruning_nets import random_keep, reduced
 
 from flaxcomp.compress import costs
-from flaxcomp.compress.costs import Table, layer_key, load_table, make_cost, prunable
+from flaxcomp.compress.cost_table import Table, layer_key, load_table
+from flaxcomp.compress.costs import make_cost, prunable
 from flaxcomp.compress.prune.coupling import Coupling, couple
 from flaxcomp.compress.prune.surgery import plan
 from flaxcomp.errors import UserError

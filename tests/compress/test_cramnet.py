@@ -17,17 +17,16 @@ from flaxcomp.checkpoint.trees import flatten
 from flaxcomp.compress import run
 from flaxcomp.compress.cramnet import method, solving, training
 from flaxcomp.compress.method import Found, Workshop
-from flaxcomp.data.arrays import Arrays, load
 from flaxcomp.errors import UserError
 from flaxcomp.models.counting import count
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.sweep.compression.cramnet import Cramnet, SubProblems
-from flaxcomp.sweep.ids import signature
 from flaxcomp.sweep.spec import Dataset, Optimizer, Train, TrialConfig
 from flaxcomp.train.fit import Stop
 from flaxcomp.train.found import as_trained
-from flaxcomp.train.job import EpochDone, Event, Finished, PackJob
+from flaxcomp.train.job import EpochDone, Event, Finished
 from flaxcomp.train.pack import Trainer
+from searches import job, never, small_trainer, train_source
 
 SHAPE = (28, 28, 1)
 WIDTHS = (4, 4, 6, 6, 16)
@@ -43,17 +42,12 @@ SMALLER = replace(DENSE, cramnet=Cramnet(widths=NARROW, sub_problems=SHORT, epoc
 
 @pytest.fixture(scope="module")
 def trainer() -> Trainer:
-    full = load("mnist_sample")
-    return Trainer(
-        Arrays(full.train_images[:600], full.train_labels[:600], full.test_images[:100], full.test_labels[:100], full.info)
-    )
+    return small_trainer(images=600)
 
 
 @pytest.fixture(scope="module")
 def trained(trainer: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("run")
-    assert isinstance(list(trainer.train(job(root, {"dense": DENSE}), never))[-1], Finished)
-    return root
+    return train_source(trainer, tmp_path_factory.mktemp("run"), DENSE)
 
 
 @pytest.fixture
@@ -61,21 +55,12 @@ def dense(trained: Path, tmp_path: Path) -> Path:
     return shutil.copytree(trained, tmp_path / "run")
 
 
-def never() -> bool:
-    return False
-
-
-def job(root: Path, configs: dict[str, TrialConfig], attempt: int = 1) -> PackJob:
-    name, config = next(iter(configs.items()))
-    return PackJob(str(root), f"pack-{name}", attempt, signature(config), configs)
-
-
 def searched(
     trainer: Trainer, root: Path, should_stop: Callable[[], bool] = never, **block: Any
 ) -> tuple[Found, list[str], Workshop]:
     """What the search of SMALLER's block with changes finds, the lines that it tells, and its workshop."""
     config = replace(SMALLER, cramnet=replace(SMALLER.cramnet, **block))
-    workshop = Workshop(trainer, job(root, {"small": config}), should_stop)
+    workshop = Workshop(trainer, job(root, "small", config), should_stop)
     events, told = method.search(workshop), []
     while True:
         try:
@@ -85,7 +70,7 @@ def searched(
 
 
 def test_the_whole_method_ends_in_the_network_that_was_asked_for(trainer: Trainer, dense: Path) -> None:
-    events: list[Event] = list(run.train(trainer, job(dense, {"small": SMALLER}), never))
+    events: list[Event] = list(run.train(trainer, job(dense, "small", SMALLER), never))
     assert isinstance(events[-1], Finished)
     results = events[-1].results["small"]
     model = {"name": "keras_cifar", "widths": list(NARROW), "dropout": 0.0}
@@ -227,15 +212,10 @@ def test_the_impossible_is_refused_before_anything_trains(block: dict[str, Any],
     assert words in str(caught.value)
 
 
-def test_a_batch_larger_than_the_images_is_refused(trainer: Trainer, dense: Path) -> None:
-    with pytest.raises(UserError, match=r"cramnet\.sub_problems\.batch_size must be at most 540.*got 541"):
-        searched(trainer, dense, sub_problems=SubProblems(batch_size=541))
-
-
 def test_the_network_on_disk_is_the_one_that_was_found(trainer: Trainer, dense: Path) -> None:
     """A rate of nearly nothing in the fine-tuning leaves it as the last sub-problem did."""
     still = replace(SMALLER, cramnet=replace(SMALLER.cramnet, widths=(4, 4, 6, 6, 8), learning_rate=1e-12))
-    list(run.train(trainer, job(dense, {"small": still}), never))
+    list(run.train(trainer, job(dense, "small", still), never))
     found, _, _ = searched(trainer, dense, widths=(4, 4, 6, 6, 8))
     left = flatten(load_model(RunPaths.at(dense).model("small")))
     for name, leaf in flatten(found.weights).items():
