@@ -18,6 +18,7 @@ from benchmarks.gpu_parts import WANTED_SERIAL, Packs, Part, Single, TimeTo94, W
 from benchmarks.harness import Noise, UnequalError, make_parser, positive
 from benchmarks.record import Record
 from benchmarks.sides import LackingError, environment, python_of
+from flaxcomp.errors import UserError
 
 PARTS = ("packs", "single", "time_to_94", "sweep")
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -89,7 +90,7 @@ def main() -> None:
             part.run(record)
         except LackingError as error:
             print(f"left out: {error}", flush=True)
-        except (UnequalError, RuntimeError) as error:
+        except (UnequalError, UserError, RuntimeError) as error:
             failed = True
             print(f"No figure: {error}", flush=True)
     print(f"Written: {record.file}")

@@ -16,6 +16,7 @@ from benchmarks.sides import (
     NAMES,
     PEERS,
     ROOT,
+    OutOfMemoryError,
     call,
     environment,
     ours,
@@ -111,10 +112,8 @@ class Packs:
                     continue
                 try:
                     whole, work = timed(side)
-                except RuntimeError as error:
-                    if name == "serial" or "RESOURCE_EXHAUSTED" not in str(error):
-                        raise
-                    gone[name] = "more memory than the GPU has"
+                except OutOfMemoryError:
+                    gone[name] = "needs more memory than there is"
                     print(f"{self.model} {name}: {gone[name]}", flush=True)
                     continue
                 works[name] = work
@@ -176,7 +175,8 @@ def under_mps(task: Task) -> Side:
                     process.kill()
         if any(codes):
             log = folder / str(next(i for i, code in enumerate(codes) if code)) / "output.log"
-            raise RuntimeError(f"a process under MPS failed:\n{log.read_text(errors='replace')[-3000:]}")
+            said = log.read_text(errors="replace")
+            raise (OutOfMemoryError if "RESOURCE_EXHAUSTED" in said else RuntimeError)(f"a process failed:\n{said[-3000:]}")
 
     def read(folder: Path) -> Work:
         works = [read_result(folder / str(i)) for i in range(count)]

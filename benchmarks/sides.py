@@ -42,6 +42,10 @@ class LackingError(Exception):
     """A program cannot be run here; says what to install."""
 
 
+class OutOfMemoryError(RuntimeError):
+    """A side needs more memory than there is."""
+
+
 @contextmanager
 def reported() -> Iterator[None]:
     """End the program with a line that says why there is no figure."""
@@ -134,7 +138,13 @@ def ours(
 
     def run(folder: Path) -> None:
         command = run_command("run", "sweep.yaml", "--out", "run", "--train-only", "--executor", executor)
-        call(command, folder, environment(folder))
+        try:
+            call(command, folder, environment(folder))
+        except RuntimeError as error:
+            with Store.open(RunPaths.at(folder / "run")) as store:
+                if any(failure["kind"] == "out_of_memory" for failure in store.failures()):
+                    raise OutOfMemoryError(f"a pack of {pack} trials needs more memory than there is") from error
+            raise
 
     return Side(name, prepare, run, lambda folder: read_run(folder / "run", task))
 

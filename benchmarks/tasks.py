@@ -62,14 +62,15 @@ class Task:
         """The sweep file (JSON is YAML).
 
         Args:
-            pack: `resources.pack`.
+            pack: `resources.pack`; one of a given size fails where memory runs out, and is not halved.
             parameters: what varies instead of the points.
         """
         base: dict[str, Any] = {"dataset": self.dataset, "model": MODELS[self.model], "train": self.train}
         if self.teacher is not None:
             base["distill"] = {"loss": "soft_mse", "teacher": self.teacher}
+        retry = {} if pack == "auto" else {"out_of_memory": 0}
         content = {"version": 1, "name": "benchmark", "base": base, "parameters": parameters or self._grid(),
-                   "resources": {"pack": pack}}  # fmt: skip
+                   "resources": {"pack": pack}, "retry": retry}  # fmt: skip
         return json.dumps(content, indent=1)
 
     def _grid(self) -> dict[str, Any]:

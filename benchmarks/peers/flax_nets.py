@@ -46,12 +46,12 @@ class MobileNetV1(nnx.Module):
             layers.append(ConvBN(c, c, 3, stride, feature_group_count=c, rngs=rngs, **options))
             layers.append(ConvBN(c, c_out, 1, rngs=rngs, **options))
             c = c_out
-        self.layers = nnx.List(layers)
+        self.blocks = nnx.List(layers)
         self.dense = nnx.Linear(c, 10, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = nnx.relu(self.stem(x))
-        for layer in self.layers:
+        for layer in self.blocks:
             x = nnx.relu(layer(x))
         return self.dense(x.mean((1, 2)))
 

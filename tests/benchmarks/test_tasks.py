@@ -103,25 +103,25 @@ def test_the_flax_peers_network_computes_what_ours_does(model: str, monkeypatch:
     graph, params, rest = nnx.split(theirs, nnx.Param, ...)
     assert count(theirs) == sum(leaf.size for leaf in jax.tree.leaves(ours_params))
     given = jax.tree.leaves(ours_params)
-    # Both name layers in the order in which they compute, so equal places hold equal layers; resnet20's differ in names alone.
+    # The names differ, their order does not, so equal places hold equal layers.
     assert [leaf.shape for leaf in jax.tree.leaves(params)] == [leaf.shape for leaf in given]
     copied = jax.tree.unflatten(jax.tree.structure(params), given)
     x = jax.random.normal(jax.random.key(0), (2, *shape))
-    expected = jax.jit(lambda x: nnx.merge(ours_graph, ours_params, ours_rest)(x))(x)
-    found = jax.jit(lambda x: nnx.merge(graph, copied, rest)(x))(x)
+    expected = jax.jit(lambda *state: nnx.merge(ours_graph, *state)(x))(ours_params, ours_rest)  # as in training
+    found = jax.jit(lambda *state: nnx.merge(graph, *state)(x))(copied, rest)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.e2e
 def test_two_sides_do_the_same_work(tmp_path: Path) -> None:
-    """flaxcomp in one process and the serial Flax loop, four trials of the sample: what a pair of a benchmark is."""
-    task = sample_task()
+    """flaxcomp in one process and the serial Flax loop, two trials of the sample: what a pair of a benchmark is."""
+    task = Task("simplenet_v1", SAMPLE, {**sample_task().train, "epochs": 1}, grid(learning_rate=[1e-3], seed=[0, 1]))
     works = {}
     for side in (ours(task, executor="inline"), peer(task, "serial_flax")):
         _, works[side.name] = timed(side)
-    same(task, Noise(cap=0.3))(works)  # 8 steps: no more than above chance
+    same(task, Noise(cap=0.3))(works)  # four steps teach little
     mine, theirs = works[OURS], works["serial JAX"]
-    assert mine.steps == theirs.steps == 8
+    assert mine.steps == theirs.steps == 4
     assert mine.params == theirs.params == 3484
     assert mine.data == theirs.data
     assert sorted(mine.accuracy) == sorted(task.names)
