@@ -2,15 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.harness import Noise, Side, Work, check_same_work, timed
+from benchmarks.mps import under_mps
 from benchmarks.record import Record, spread
 from benchmarks.sides import (
     NAMES,
@@ -21,11 +19,9 @@ from benchmarks.sides import (
     environment,
     ours,
     peer,
-    python_of,
-    read_result,
     run_command,
 )
-from benchmarks.tasks import Task, grid, write_arrays
+from benchmarks.tasks import Task, grid
 
 SGD = {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
 # What a part of a comparison is wanted to reach, as a ratio to the peer or in seconds.
@@ -83,7 +79,7 @@ class Packs:
             f"  {self.trials} trials one by one: {program}",
             f"  packs of {sizes}: flaxcomp run SWEEP --train-only --executor inline, `resources: {{pack: SIZE}}`",
             f"  {processes} processes of one trial each under MPS: nvidia-cuda-mps-control -d, {program}",
-            f"  prints each as '{self.model} pack SIZE: R times (from A to B over {self.pairs} pairs) serial JAX', the best",
+            f"  prints each: '{self.model} pack SIZE: R times (from A to B over {self.pairs} pairs) serial JAX'; at last the best",
             f"  wanted: {wanted}",
         ]
 
@@ -145,62 +141,6 @@ class Packs:
             best = max(packs, key=packs.__getitem__)
             print(f"{self.model}: the best is {best}, {packs[best]:.2f} times serial JAX (wanted {WANTED_SERIAL[self.model]:g})"
                   + (f", {packs[best] / max(shared.values()):.2f} times the best under MPS" if shared else ""))  # fmt: skip
-
-
-def under_mps(task: Task) -> Side:
-    """A process a trial, all at once on one GPU; they train from the moment at which all have compiled."""
-    python, count = python_of("serial_flax"), len(task.points)
-
-    def prepare(folder: Path) -> None:
-        for i, point in enumerate(task.points):
-            own = folder / str(i)
-            own.mkdir()
-            write_arrays(own, task.arrays)
-            alone = Task(task.model, task.dataset, task.train, (point,))
-            alone.job(1, gate=folder / "gate").write(own)
-
-    def run(folder: Path) -> None:
-        env = environment(folder, XLA_PYTHON_CLIENT_PREALLOCATE="false")
-        with mps(folder, env):
-            processes = [start(python, folder / str(i), env) for i in range(count)]
-            try:
-                while not all((folder / str(i) / "ready").exists() for i in range(count)):
-                    if any(process.poll() for process in processes):
-                        break
-                    time.sleep(0.01)
-                (folder / "gate").touch()
-                codes = [process.wait() for process in processes]
-            finally:
-                for process in processes:
-                    process.kill()
-        if any(codes):
-            log = folder / str(next(i for i, code in enumerate(codes) if code)) / "output.log"
-            said = log.read_text(errors="replace")
-            raise (OutOfMemoryError if "RESOURCE_EXHAUSTED" in said else RuntimeError)(f"a process failed:\n{said[-3000:]}")
-
-    def read(folder: Path) -> Work:
-        works = [read_result(folder / str(i)) for i in range(count)]
-        accuracy = {point: share for work in works for point, share in work.accuracy.items()}
-        longest = max(work.train_seconds or 0.0 for work in works)  # all began together
-        return Work(works[0].data, works[0].params, works[0].batch_size, works[0].steps, accuracy, longest)
-
-    return Side(f"MPS {count}", prepare, run, read)
-
-
-def start(python: str, folder: Path, env: dict[str, str]) -> "subprocess.Popen[bytes]":
-    with (folder / "output.log").open("wb") as log:
-        return subprocess.Popen([python, str(PEERS / "serial_flax.py"), str(folder)], env=env, stdout=log, stderr=log)
-
-
-@contextmanager
-def mps(folder: Path, env: dict[str, str]) -> Iterator[None]:
-    """A control daemon of our own, which nobody else's processes see."""
-    env |= {"CUDA_MPS_PIPE_DIRECTORY": str(folder / "mps"), "CUDA_MPS_LOG_DIRECTORY": str(folder / "mps_log")}
-    subprocess.run(["nvidia-cuda-mps-control", "-d"], env=env, check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["nvidia-cuda-mps-control"], input="quit\n", text=True, env=env, check=False)
 
 
 @dataclass(frozen=True)
@@ -309,11 +249,14 @@ def whole_run(sweep: str, *, train_only: bool = True) -> tuple[dict[str, Any], f
         options = ["--train-only"] if train_only else []
         call(run_command("run", "sweep.yaml", "--out", "run", "--executor", "inline", *options), folder, environment(folder))
 
+    def prepare(folder: Path) -> None:
+        (folder / "sweep.yaml").write_text(sweep)
+
     def read(folder: Path) -> Work:
         with Store.open(RunPaths.at(folder / "run")) as store:
             rows = [row for row in store.frame(epochs=False).trials if row["status"] == "finished"]
         found.update(rows[-1], trials=len(rows))
         return Work("", 0, 0, 0, {})
 
-    seconds, _ = timed(Side("run", lambda folder: (folder / "sweep.yaml").write_text(sweep) and None, run, read))
+    seconds, _ = timed(Side("run", prepare, run, read))
     return found, seconds

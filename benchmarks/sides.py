@@ -61,19 +61,15 @@ def python_of(program: str) -> str:
     Raises:
         LackingError: none has the packages that it needs.
     """
-    needs = NAMES[program][1]
-    own = ROOT / ".venv-bench" / "bin" / "python"
-    candidates = [os.environ["FLAXCOMP_BENCH_PYTHON"]] if "FLAXCOMP_BENCH_PYTHON" in os.environ else []
-    if any(package in needs for package in _OWN_VENV):
-        candidates += [str(own)] if own.exists() else []
-    else:
-        candidates = []
-    lacking = list(needs)
-    for python in [*candidates, sys.executable]:
-        if not (lacking := _lacking(python, needs)):
-            return python
-    where = _INSTALL[any(package in lacking for package in _OWN_VENV)]
-    raise LackingError(f"{NAMES[program][0]} needs {', '.join(needs)}; {', '.join(lacking)} cannot be found: {where}")
+    needs, python = NAMES[program][1], sys.executable
+    has_own = any(package in needs for package in _OWN_VENV)
+    if has_own:
+        made = ROOT / ".venv-bench" / "bin" / "python"
+        python = os.environ.get("FLAXCOMP_BENCH_PYTHON") or (str(made) if made.exists() else python)
+    if lacking := _lacking(python, needs):
+        raise LackingError(f"{NAMES[program][0]} needs {', '.join(needs)}; {python} does not find {', '.join(lacking)}: "
+                           f"{_INSTALL[has_own]}")  # fmt: skip
+    return python
 
 
 def _lacking(python: str, packages: Sequence[str]) -> list[str]:

@@ -115,7 +115,7 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callab
 
 def test_what_a_peer_lacks_is_said(nothing_installed: Callable[[str], str]) -> None:
     with pytest.raises(
-        LackingError, match="Lacking needs numpy, no_such_package_2; no_such_package_2 cannot be found: pip install"
+        LackingError, match=r"Lacking needs numpy, no_such_package_2; .* does not find no_such_package_2: pip install"
     ):
         nothing_installed("lacking")
     with pytest.raises(LackingError, match=r"make \.venv-bench/\.installed"):
