@@ -79,7 +79,7 @@ class Packs:
             f"  {self.trials} trials one by one: {program}",
             f"  packs of {sizes}: flaxcomp run SWEEP --train-only --executor inline, `resources: {{pack: SIZE}}`",
             f"  {processes} processes of one trial each under MPS: nvidia-cuda-mps-control -d, {program}",
-            f"  prints each: '{self.model} pack SIZE: R times (from A to B over {self.pairs} pairs) serial JAX'; at last the best",
+            f"  prints each: '{self.model} pack SIZE: R times (from A to B over {self.pairs} pairs) serial JAX'; then the best",
             f"  wanted: {wanted}",
         ]
 

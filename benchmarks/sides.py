@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -168,9 +168,9 @@ def read_run(run: Path, task: Task) -> Work:
         arrays["teacher_logits"] = teacher_logits(
             run, first.distill.teachers[0], first.dataset.name, usable=len(arrays["train_labels"])
         )
-    (done,) = set(epochs.values())
     return Work(
-        data=digest(arrays), params=rows[0]["trainable_params"], batch_size=first.train.batch_size, steps=done * a_step,
+        data=digest(arrays), params=rows[0]["trainable_params"], batch_size=first.train.batch_size,
+        steps=_one(epochs.values(), f"epochs a trial of {OURS}") * a_step,
         accuracy={name_of(_point(configs[row["trial"]], task)): row["test_accuracy"] for row in rows},
         train_seconds=sum(row["train_seconds"] for row in rows),
     )  # fmt: skip
@@ -236,13 +236,19 @@ def peer(task: Task, program: str, *, logits: Any = None, processes: int | None 
 def read_result(folder: Path) -> Work:
     """What a peer says it did."""
     told = json.loads((folder / "result.json").read_text())
-    (params,) = {trial["params"] for trial in told["trials"]}
-    (steps,) = {trial["steps"] for trial in told["trials"]}
     return Work(
-        data=told["data"], params=params, batch_size=told["batch_size"], steps=steps,
+        data=told["data"], params=_one((trial["params"] for trial in told["trials"]), "parameters of a peer's networks"),
+        batch_size=told["batch_size"], steps=_one((trial["steps"] for trial in told["trials"]), "steps a trial of a peer"),
         accuracy={name_of(trial["point"]): trial["test_accuracy"] for trial in told["trials"]},
         train_seconds=told.get("train_seconds"),
     )  # fmt: skip
+
+
+def _one(values: Iterable[int], what: str) -> int:
+    found = sorted(set(values))
+    if len(found) != 1:
+        raise UnequalError(f"{what} differ: {', '.join(map(str, found)) or 'there are none'}")
+    return found[0]
 
 
 def same(task: Task, noise: Noise) -> Callable[[Mapping[str, Work]], None]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from benchmarks.peers.peer_job import Job, Point, digest
@@ -102,7 +103,7 @@ def name_of(point: Point) -> str:
 
 def arrays_of(dataset: dict[str, Any]) -> dict[str, Any]:
     """The arrays of `peer_job.read_arrays` but for a teacher's, as our own training takes them from the prepared data set."""
-    spec = Dataset(**{name: value for name, value in dataset.items() if name != "validation"})
+    spec = msgspec.convert(dataset, Dataset)
     data = load(spec.name)
     n = min(spec.train_limit or len(data.train_labels), len(data.train_labels))
     train, validation = split_validation(n, spec.validation.fraction, spec.validation.seed)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks import cifar, throughput
-from benchmarks.harness import Noise, timed
+from benchmarks.harness import Noise, UnequalError, timed
 from benchmarks.peers.peer_job import digest, read_arrays, read_job
-from benchmarks.sides import OURS, PEERS, ours, peer, same
+from benchmarks.sides import OURS, PEERS, ours, peer, read_result, same
 from benchmarks.tasks import MODELS, Task, arrays_of, grid, name_of, write_arrays
 from flaxcomp.cli.catalog import RoomCatalog
 from flaxcomp.sweep.expand import expand
@@ -128,3 +128,16 @@ def test_two_sides_do_the_same_work(tmp_path: Path) -> None:
     assert mine.train_seconds is not None
     assert theirs.train_seconds is not None
     assert json.loads(task.sweep())["parameters"]["seed"] == {"values": [0, 1]}
+
+
+def test_a_peer_whose_trials_differ_in_steps_is_refused(tmp_path: Path) -> None:
+    trials = [{"point": {"learning_rate": 1e-3, "seed": seed}, "params": 5, "steps": 8 + seed, "test_accuracy": 0.5}
+              for seed in (0, 1)]  # fmt: skip
+    told = {"batch_size": 64, "data": "d", "trials": trials}
+    (tmp_path / "result.json").write_text(json.dumps(told))
+    with pytest.raises(UnequalError, match="steps a trial of a peer differ: 8, 9"):
+        read_result(tmp_path)
+    trials[1]["steps"] = 8
+    (tmp_path / "result.json").write_text(json.dumps({**told, "train_seconds": 2.5}))
+    assert read_result(tmp_path).accuracy == {"learning_rate 0.001, seed 0": 0.5, "learning_rate 0.001, seed 1": 0.5}
+    assert read_result(tmp_path).train_seconds == 2.5
