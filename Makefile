@@ -1,11 +1,12 @@
 # Each target makes .venv and installs what is missing; a machine needs Python 3.11 or later with pip, make and git.
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-bench
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-fast kills lint format bench bench-zoo constraints wheel clean
+.PHONY: demo test test-fast kills lint format bench bench-cifar bench-export bench-gpu bench-zoo constraints wheel clean
 
 demo: $(INSTALLED)  ## the main job on real images, in a few minutes: train, distill, quantize, measure, report
 	$(BIN)/flaxcomp run sweeps/quickstart.yaml --out runs/quickstart
@@ -28,8 +29,18 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) $(VENV)/.installed-bench  ## trials an hour beside Ray Tune, in the same run
-	$(BIN)/python -m benchmarks.throughput
+# OPTIONS of the benchmarks: their --help, and benchmarks/README.md. `make bench OPTIONS="--epochs 5"`
+bench: $(INSTALLED) $(VENV)/.installed-bench $(PEERS)/.installed  ## trials an hour beside Ray Tune, Optuna and Keras
+	$(BIN)/python -m benchmarks.throughput $(OPTIONS)
+
+bench-cifar: $(INSTALLED) $(VENV)/.installed-bench $(PEERS)/.installed  ## the same of MobileNet and ResNet-20 on CIFAR-10
+	$(BIN)/python -m benchmarks.cifar $(OPTIONS)
+
+bench-export: $(INSTALLED)  ## seconds to export and check 80 files
+	$(BIN)/python -m benchmarks.export_speed $(OPTIONS)
+
+bench-gpu: $(INSTALLED) $(if $(shell command -v nvidia-smi),$(VENV)/.installed-gpu $(PEERS)/.installed)  ## packs on a GPU
+	$(BIN)/python -m benchmarks.gpu $(OPTIONS)
 
 bench-zoo: $(INSTALLED)  ## every architecture on the emulated ARM core, instructions counted; needs qemu-user and gcc
 	$(BIN)/python -m benchmarks.zoo_on_board
@@ -51,5 +62,15 @@ $(VENV)/.installed-bench: $(INSTALLED)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[bench]'
 	touch $@
 
+$(VENV)/.installed-gpu: $(INSTALLED)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[gpu]'
+	touch $@
+
+# By pip, which knows of PIP_FIND_LINKS and pip.conf: see the file.
+$(PEERS)/.installed: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) dist .pytest_cache .mypy_cache .ruff_cache

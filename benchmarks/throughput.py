@@ -1,112 +1,78 @@
-"""Trials an hour: 32 one-epoch trainings of SimpLeNet-v1 on full MNIST, beside Ray Tune with one Flax trial a process.
+"""Trials an hour: students of SimpLeNet-v1 on full MNIST, beside Ray Tune + Flax, Ray Tune + PyTorch, Optuna and Keras.
 
-Everything is included on both sides: process start, imports, data, compiling, training, the test. Compiled programs of
-earlier runs are not used. The two sides take turns, so that a slow minute of the machine hits both.
+The grid is learning rate x temperature x seed, 4 x 4 x 4 trials. All students learn from one LM (`soft_mse`), which is trained
+once, before the clock starts; its logits of all training images are given to every side: to us as the run folder in which LM
+has finished, to the peers as an array. Everything else is included on both sides: process start, imports, data, compiling,
+training, validation after every epoch, the test. No side finds a program compiled before.
 
-    make bench                                   # or: python -m benchmarks.throughput --trials 32 --pairs 1
+    make bench                                              # every peer, five pairs each
+    python -m benchmarks.throughput --epochs 5 --peers ray_tune_flax,ray_tune_torch
+    python -m benchmarks.throughput --trials 4 --pairs 1 --images 2000 --accuracy-within 0.2       # does it all run?
 """
 
 import argparse
-import datetime
-import importlib.metadata
-import json
-import os
-import platform
+import math
 import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-HERE = Path(__file__).parent
-SWEEP = """\
-version: 1
-name: throughput
-base:
-  dataset: {name: mnist}
-  model: {name: simplenet_v1}
-  train: {epochs: 1, batch_size: 128, optimizer: {name: adam}}
-parameters:
-  train.optimizer.learning_rate: {values: [1e-3, 2e-3]}
-  seed: {range: [0, %d]}
-"""
+from benchmarks.harness import Noise, make_parser, measure, positive
+from benchmarks.record import Record
+from benchmarks.sides import ours, peer, reported, same, train_teacher, versions_of
+from benchmarks.tasks import Task, grid
+
+PEERS = ("ray_tune_flax", "ray_tune_torch", "optuna_torch", "keras_fit")
+RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+TEMPERATURES = (1.0, 3.0, 6.0, 10.0)
+TEACHER = {"model": {"name": "simplenet_lm"}, "train": {"epochs": 1, "optimizer": {"learning_rate": 1e-3}}}
 
 
-def ours(trials: int, folder: Path) -> dict[str, Any]:
-    """Run the sweep as a user does."""
-    (folder / "sweep.yaml").write_text(SWEEP % (trials // 2))
-    environment = {**os.environ, "FLAXCOMP_CACHE": str(folder / "cache")}  # cold: nothing compiled before
-    command = [sys.executable, "-m", "flaxcomp.cli.main", "run", "sweep.yaml", "--out", "run", "--train-only"]
-    began = time.perf_counter()
-    subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    seconds = time.perf_counter() - began
-    output = subprocess.run([sys.executable, "-m", "flaxcomp.cli.main", "results", "run", "--format", "json"], cwd=folder,
-                            check=True, capture_output=True, text=True).stdout  # fmt: skip
-    return {"seconds": seconds, "accuracy": [row["test_accuracy"] for row in json.loads(output)]}
+def make_task(trials: int, epochs: int, images: int | None) -> Task:
+    """The grid nearest to `trials` from below: learning rate and temperature first grow, then seeds.
+
+    Args:
+        images: training images, validation's too; None: all.
+    """
+    side = min(len(RATES), max(1, math.isqrt(trials)))
+    rates, temperatures = RATES[:side], TEMPERATURES[:side]
+    points = grid(learning_rate=rates, temperature=temperatures, seed=range(trials // side**2))
+    dataset = {"name": "mnist"} | ({"train_limit": images} if images else {})
+    train = {"epochs": epochs, "batch_size": 128, "optimizer": {"name": "adam"}}
+    return Task("simplenet_v1", dataset, train, points, TEACHER)
 
 
-def ray_tune(trials: int, folder: Path) -> dict[str, Any]:
-    """Run the peer, written as Ray Tune's and Flax's own guides do."""
-    began = time.perf_counter()
-    peer = [sys.executable, str(HERE / "peers" / "ray_tune_flax.py"), str(trials), "1"]
-    output = subprocess.run(peer, cwd=folder, check=True, capture_output=True, text=True).stdout
-    return {"seconds": time.perf_counter() - began, "accuracy": json.loads(output.splitlines()[-1])}
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(__doc__, pairs=5, trials=64, epochs=1, peers=PEERS)
+    parser.add_argument("--images", type=positive, help="train on the first so many only [all]")
+    parser.add_argument("--executor", choices=("ray", "inline"), default="ray", help="of our side [ray]")
+    return parser.parse_args(arguments)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=32)
-    parser.add_argument("--pairs", type=int, default=1)
-    arguments = parser.parse_args()
-    pairs = []
-    for pair in range(arguments.pairs):
-        sides: dict[str, Any] = {}
-        for side in (ours, ray_tune) if pair % 2 == 0 else (ray_tune, ours):
-            folder = Path(tempfile.mkdtemp(prefix="flaxcomp-bench-"))
-            try:
-                sides[side.__name__] = side(arguments.trials, folder)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-        for side_name, result in sides.items():
-            assert len(result["accuracy"]) == arguments.trials, f"{side_name} finished {len(result['accuracy'])} trials"
-        means = {name: statistics.mean(result["accuracy"]) for name, result in sides.items()}
-        assert abs(means["ours"] - means["ray_tune"]) < 0.01, f"the sides do not reach the same accuracy: {means}"
-        ratio = sides["ray_tune"]["seconds"] / sides["ours"]["seconds"]
-        hourly = {name: arguments.trials / result["seconds"] * 3600 for name, result in sides.items()}
-        print(f"pair {pair + 1}: flaxcomp {hourly['ours']:.0f}, Ray Tune + Flax {hourly['ray_tune']:.0f} trials an hour: "
-              f"{ratio:.2f} times; mean test accuracy {means['ours']:.4f} and {means['ray_tune']:.4f}")  # fmt: skip
-        pairs.append(
-            {
-                "ratio": ratio,
-                "trials_per_hour": hourly,
-                "seconds": {n: r["seconds"] for n, r in sides.items()},
-                "mean_test_accuracy": means,
-            }
-        )
-    ratios = [pair["ratio"] for pair in pairs]
-    print(f"ratio {statistics.median(ratios):.2f} (from {min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} pairs)")
-    packages = ("jax", "flax", "ray", "numpy")
-    command = f"python -m benchmarks.throughput --trials {arguments.trials} --pairs {arguments.pairs}"
-    record = {"benchmark": "throughput", "command": command,
-              "date": datetime.date.today().isoformat(), "machine": platform.machine(), "cores": os.cpu_count(), "cpu": _cpu(),
-              "versions": {p: importlib.metadata.version(p) for p in packages}, "trials": arguments.trials, "pairs": pairs,
-              "ratio_median": statistics.median(ratios)}  # fmt: skip
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "throughput.json").write_text(json.dumps(record, indent=1) + "\n")
+    arguments = parse()
+    folder = Path(tempfile.mkdtemp(prefix="flaxcomp-bench-"))
+    try:
+        with reported():
+            measure_all(arguments, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _cpu() -> str:
-    return next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        "unknown",
-    )
+def measure_all(arguments: argparse.Namespace, folder: Path) -> None:
+    """Pairs with each peer; the teacher is trained in `folder`."""
+    peer_versions = versions_of(arguments.peers)
+    task = make_task(arguments.trials, arguments.epochs, arguments.images)
+    settings = {"trials": len(task.points), "epochs": arguments.epochs, "images": len(task.arrays["train_labels"]),
+                "batch_size": 128, "steps": task.steps, "teacher": TEACHER, "peer_versions": peer_versions}  # fmt: skip
+    record = Record(f"throughput_{arguments.epochs}_epoch{'s' if arguments.epochs > 1 else ''}", settings, arguments.results)
+    print("Training the teacher, which does not count.", flush=True)
+    teacher_run, logits = train_teacher(task, folder)
+    check = same(task, Noise(cap=arguments.accuracy_within))
+    for program in arguments.peers:
+        us = ours(task, executor=arguments.executor, teacher_run=teacher_run)
+        measure(record, program, arguments.pairs, us, peer(task, program, logits=logits), check)
+    print(f"Written: {record.file}")
 
 
 if __name__ == "__main__":
