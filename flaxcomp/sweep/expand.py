@@ -82,11 +82,15 @@ def expand(loaded: LoadedSweep, catalog: Catalog, tally: Tally | None = None) ->
     depth = deepest = 0
     while depth <= deepest:
         for grid in grids:
+            if depth and depth not in grid.depths:
+                continue
             for point in grid.points():
                 distill, train, methods = grid.distill(point), grid.train(point), grid.methods(point)
                 needed = max(distill.depth, train.depth) + len(methods)
                 if needed != depth:
-                    deepest = max(deepest, needed)
+                    if needed not in grid.depths:
+                        grid.depths.add(needed)
+                        deepest = max(deepest, needed)
                     continue
                 parts = Parts(grid.dataset(point), distill, grid.model(point), grid.seed(point), train, methods)
                 if loaded.exclude and _is_excluded(loaded, (*parts, *grid.blocks(point))):
@@ -121,9 +125,12 @@ class _Grid:
         self.seed = self._section("seed", lambda node, _: resolver.seed(node))
         self.distill = self._section("distill", lambda node, point: resolver.distill(node, self.dataset(point)), ("dataset",))
         self._methods = [(name, self._method(name, resolver)) for name in METHODS if self._asks_for(name)]
+        self.depths: set[int] = set()  # of the points, as far as they are known; all are after the first walk over them
 
     def methods(self, point: Point) -> tuple[tuple[str, Part], ...]:
         """The methods of compression that do something at a point."""
+        if not self._methods:
+            return ()
         found = ((name, section(point)) for name, section in self._methods)
         return tuple((name, part) for name, part in found if part.value is not None)
 

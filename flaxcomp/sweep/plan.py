@@ -1,5 +1,6 @@
 """Packs, the trials that compile to the same program and train together in it; and the plan of a whole sweep."""
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,21 +88,19 @@ def make_plan(loaded: LoadedSweep, catalog: Catalog) -> Plan:
     workers = AUTO_WORKERS if resources.workers == "auto" else resources.workers
     tally = Tally()
     groups: dict[str, Group] = {}
-    rounds: dict[str, int] = {}  # of trials that need others: how many must be trained one after the other before
-    sizes: dict[int, dict[str, int]] = {}  # how many trials of each signature can start together
+    # How many trials of each signature can start together, by how many must be trained one after the other before.
+    sizes: defaultdict[int, Counter[str]] = defaultdict(Counter)
     chains = Chains()
     for trial in expand(loaded, catalog, tally):
-        chains.add(trial)
-        group = groups.setdefault(trial.signature, Group(trial))
+        before = chains.add(trial)
+        group = groups.get(trial.signature)
+        if group is None:
+            group = groups[trial.signature] = Group(trial)
         if trial.role == "trial":
             group.trials += 1
         else:
             group.dependencies += 1
-        before = max((1 + rounds.get(need, 0) for need in trial.needs), default=0)
-        if before:
-            rounds[trial.id] = before
-        wave = sizes.setdefault(before, {})
-        wave[trial.signature] = wave.get(trial.signature, 0) + 1
+        sizes[before][trial.signature] += 1
     for wave in sizes.values():
         largest = {signature: max_pack(groups[signature].example.config, pack_size) for signature in wave}
         for signature, count in _shares(wave, largest, workers).items():
