@@ -96,19 +96,28 @@ def trim_again(wanted: Wanted) -> None:
 
 
 def _tally(wanted: Wanted, work: Work) -> Tally:
-    labels = {trial.id: _label(trial) for trial in wanted.trials}
-    competing = {trial.id for trial in wanted.trials if trial.role == "trial"}
-    return Tally(wanted.loaded.sweep.metrics[0], lambda trial: labels.get(trial, trial), work, competes=competing.__contains__)
+    trials = {trial.id: trial for trial in wanted.trials}
+
+    def label(id_: str) -> str:
+        return _label(trials[id_]) if id_ in trials else id_
+
+    def competes(id_: str) -> bool:
+        return id_ in trials and trials[id_].role == "trial"
+
+    return Tally(wanted.loaded.sweep.metrics[0], label, work, competes=competes)
 
 
 def _give_up_lost_winners(wanted: Wanted, store: Store, lease: Lease) -> None:
     """What `export.select` chooses now, but `retention` removed before it was exported, is trained again."""
     from flaxcomp.export.lacking import without_network
 
-    export, statuses = wanted.loaded.sweep.export, store.statuses()
+    export = wanted.loaded.sweep.export
+    if export is None:
+        return
+    statuses = store.statuses()
     gone = {trial.id for trial in wanted.trials
             if statuses[trial.id] == "finished" and not wanted.paths.model(trial.id).is_dir()}  # fmt: skip
-    if export is None or not gone:
+    if not gone:
         return
     chosen = [trial for trial in _chosen(store, [export.select]) if trial in gone]
     if lost := without_network(store, wanted.paths, chosen, export):

@@ -61,12 +61,8 @@ class RayExecutor:
         return len(self._slots)
 
     @property
-    def free(self) -> int:
-        return len(self._idle())
-
-    @property
-    def next_worker(self) -> str:
-        return self._idle()[0].name
+    def free(self) -> list[str]:
+        return [slot.name for slot in self._idle()]
 
     def start(self, job: PackJob) -> None:
         slot = self._idle()[0]

@@ -105,14 +105,15 @@ class Reading:
 
     def open_packs(self) -> list[PackRow]:
         """Packs that are open or running, in the order they were formed."""
-        packs = self._read("SELECT * FROM packs WHERE run_id = :run AND status <> 'closed' ORDER BY seq")
-        members = self._members(pack["pack_id"] for pack in packs)
-        return [
-            PackRow(
-                pack["pack_id"], members[pack["pack_id"]], pack["signature"], pack["attempt"], pack["status"], pack["worker"]
-            )
-            for pack in packs
-        ]
+        packs = self._read("SELECT * FROM packs WHERE run_id = :run AND status IN ('open', 'running') ORDER BY seq")
+        members = defaultdict[str, list[str]](list)
+        for row in self._read(
+            "SELECT m.pack_id, m.trial_id FROM packs p JOIN pack_trials m ON m.run_id = p.run_id AND m.pack_id = p.pack_id"
+            " WHERE p.run_id = :run AND p.status IN ('open', 'running') ORDER BY m.pack_id, m.position"
+        ):
+            members[row["pack_id"]].append(row["trial_id"])
+        kept = ("signature", "attempt", "status", "worker")
+        return [PackRow(row["pack_id"], tuple(members[row["pack_id"]]), **{name: row[name] for name in kept}) for row in packs]
 
     def _members(self, pack_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """Trials of packs, in their order."""

@@ -191,7 +191,7 @@ class Compression(Spec, frozen=True):
     quantize: Quantize | None = None
 
 
-class TrialConfig(Compression, frozen=True, kw_only=True):
+class TrialConfig(Compression, frozen=True, kw_only=True, gc=False):
     """One fully resolved training. `model` has `name` and the architecture's own options, defaults left out.
 
     Of several methods the last one is this trial's own: it starts from the network of the trial `source`, which has the others.
