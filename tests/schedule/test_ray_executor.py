@@ -13,7 +13,7 @@ import ray
 from flaxcomp.checkpoint.packs import PackCheckpoints
 from flaxcomp.errors import UserError
 from flaxcomp.schedule import ray_executor
-from flaxcomp.schedule.ray_executor import RayExecutor, actor_options, count_workers
+from flaxcomp.schedule.ray_executor import RayExecutor, count_workers, worker_environment
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.sweep.ids import signature
 from flaxcomp.sweep.spec import Dataset, Distill, Resources, Train, TrialConfig
@@ -49,8 +49,8 @@ def test_a_worker_that_fits_on_no_node_is_refused_and_does_not_wait_for_ever(res
 def test_workers_do_not_start_a_thread_for_every_core_each(
     resources: Resources, workers: int, cpus: list[float], threads: str
 ) -> None:
-    options = actor_options(resources, workers, [{"CPU": cpu} for cpu in cpus])
-    assert options["runtime_env"]["env_vars"] == {"NPROC": threads, "JAX_PLATFORMS": "cpu"}
+    environment = worker_environment(resources, workers, [{"CPU": cpu} for cpu in cpus])
+    assert environment == {"NPROC": threads, "JAX_PLATFORMS": "cpu"}
 
 
 def test_a_ray_client_address_is_refused() -> None:
