@@ -16,13 +16,15 @@ import msgspec
 from flaxcomp.schedule.executor import Executor
 from flaxcomp.schedule.heartbeat import beating
 from flaxcomp.schedule.retention import Trimmer
+from flaxcomp.schedule.rungs import Rungs
 from flaxcomp.store.lease import LateAttemptError, Lease
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
 from flaxcomp.sweep.expand import Trial
 from flaxcomp.sweep.plan import Pack, form_packs, max_pack
 from flaxcomp.sweep.spec import Resources, Retry, TrialConfig
-from flaxcomp.train.job import EpochDone, Event, Failed, Finished, Note, PackJob, Stopped, Tick
+from flaxcomp.sweep.stopping import EarlyStop
+from flaxcomp.train.job import EpochDone, Event, Failed, Finished, Note, PackJob, Paused, Stopped, Tick
 
 LEASE_TTL_S = 30.0
 _POLL_S = 0.2
@@ -37,6 +39,8 @@ class Observer(Protocol):
     def started(self, statuses: dict[str, str], slots: int) -> None: ...
     def pack_started(self, pack: Pack, attempt: int) -> None: ...
     def happened(self, event: Event) -> None: ...
+    def stopped(self, trials: Sequence[str]) -> None: ...
+    def added(self, statuses: dict[str, str]) -> None: ...
     def said(self, text: str) -> None: ...
 
 
@@ -63,6 +67,8 @@ class Controller:
         executor: where packs train.
         observer: told of everything.
         trimmer: keeps the run folder small, where the sweep has a `retention`.
+        early_stop: the sweep's.
+        more: of a search: further trials, asked when all have ended; none if that was all.
     """
 
     store: Store
@@ -73,6 +79,8 @@ class Controller:
     resources: Resources = field(default_factory=Resources)
     retry: Retry = field(default_factory=Retry)
     trimmer: Trimmer | None = None
+    early_stop: EarlyStop | None = None
+    more: Callable[[Lease], Sequence[Trial]] = lambda _: ()
     clock: Callable[[], float] = time.monotonic
     _stop: bool = field(default=False, init=False)
 
@@ -86,17 +94,23 @@ class Controller:
         return Summary(self._wanted_statuses(), self._stop, self._storage_error)
 
     def _prepare(self) -> None:
-        self._by_id = {trial.id: trial for trial in self.trials}
-        self._needed = {need for trial in self.trials for need in trial.needs}
-        self._teaching = {teacher for trial in self.trials if trial.config.distill for teacher in trial.config.distill.teachers}
         self.store.add_trials(self._lease, self.trials)
-        self._statuses = self.store.statuses()
+        self._know(self.trials)
         self._size_limit = {signature: self._smaller(*found) for signature, found in self.store.too_large().items()}
         self._queue: deque[Pack] = deque()
         self._running: dict[str, tuple[Pack, int]] = {}
         self._storage_error: str | None = None
         self._next_requests = self._next_renewal = self.clock()
         self._plan_all()
+
+    def _know(self, trials: Sequence[Trial]) -> None:
+        """Take up all trials that are wanted, at the beginning and when a search has brought more."""
+        self.trials = trials
+        self._by_id = {trial.id: trial for trial in trials}
+        self._needed = {need for trial in trials for need in trial.needs}
+        self._teaching = {teacher for trial in trials if trial.config.distill for teacher in trial.config.distill.teachers}
+        self._statuses = self.store.statuses()
+        self._rungs = Rungs(self.early_stop, self.store, trials, self._needed, self._statuses)
 
     def request_stop(self) -> None:
         """Let every worker write a checkpoint and stop, then return from `run`. Safe in a signal handler."""
@@ -115,7 +129,7 @@ class Controller:
                 self.executor.request_stop()
             if not self._stop:
                 self._dispatch()
-            if not self._running and (self._stop or not self._queue):
+            if not self._running and (self._stop or not (self._queue or self._search())):
                 return
             if stopping_since is not None and self.clock() - stopping_since > STOP_TIMEOUT_S:
                 self._give_up_waiting()
@@ -151,7 +165,7 @@ class Controller:
         configs = {trial: self._config(trial) for trial in pack.trial_ids}
         teachers = {t: self._config(t) for c in configs.values() if c.distill for t in c.distill.teachers}
         teaches = tuple(trial for trial in pack.trial_ids if trial in self._teaching)
-        return PackJob(str(self.paths.root), pack.id, 0, pack.signature, configs, teachers, teaches)
+        return self._rungs.join(PackJob(str(self.paths.root), pack.id, 0, pack.signature, configs, teachers, teaches))
 
     def _config(self, trial_id: str) -> TrialConfig:
         trial = self._by_id.get(trial_id)
@@ -167,15 +181,28 @@ class Controller:
         """Take up the packs that an earlier controller left open, as they were, then form new ones."""
         self._open = [Pack(row.id, tuple(row.trial_ids), row.signature) for row in self.store.open_packs()]
         self._train_lost_networks_again()
+        self._decide()
         self._plan_new()
 
+    def _search(self) -> bool:
+        """Go on with what a search suggests, if there is more to train."""
+        while not self._queue:
+            new = self.more(self._lease)
+            if not new:
+                return False
+            self._know([*self.trials, *new])
+            self.observer.added(self._wanted_statuses())
+            self._train_lost_networks_again()
+            self._plan_new()
+        return True
+
     def _train_lost_networks_again(self) -> None:
-        """A finished trial whose network is gone (removed by hand, or by `retention`) while others still need it is pending."""
+        """A trial that others still need is pending although it is finished, if its network is gone, or was stopped early."""
         lost: set[str] = set()
         for trial in reversed(self.trials):  # what is needed comes before what needs it, and may need something itself
             if self._statuses[trial.id] == "pending" or trial.id in lost:
-                lost |= {need for need in trial.needs
-                         if self._statuses[need] == "finished" and not self.paths.model(need).is_dir()}  # fmt: skip
+                ended = {need for need in trial.needs if self._statuses[need] in ("finished", "stopped")}
+                lost |= {need for need in ended if not self.paths.model(need).is_dir()}
         if lost:
             self.store.repeat(self._lease, lost)
             self._set(lost, "pending")
@@ -190,7 +217,8 @@ class Controller:
         self._open = waiting
         taken = {trial for pack in (*self._queue, *self._open) for trial in pack.trial_ids}
         ready = [t for t in self.trials if t.id not in taken and self._statuses[t.id] == "pending" and self._is_ready(t)]
-        packs = form_packs(ready, self._pack_size, self.executor.slots)
+        packs = [pack for together in self._rungs.groups(ready)
+                 for pack in form_packs(together, self._pack_size, self.executor.slots)]  # fmt: skip
         if packs:
             self.store.form_packs(self._lease, packs)
             self._queue.extend(packs)
@@ -212,21 +240,40 @@ class Controller:
         """Record what happened in one transaction, and only then act on it."""
         if not events:
             return
-        self._failures = False
+        self._failures = self._paused_any = False
         self._released: list[Pack] = []
         self._dissolved: list[Pack] = []  # nobody goes on from their checkpoints
         worth_recording = any(not isinstance(event, Tick) for event in events)
         with self.store.batch(self._lease) if worth_recording else contextlib.nullcontext():
             for event in events:
                 self._handle(event)
-        for pack in self._dissolved:
-            shutil.rmtree(self.paths.pack(pack.id), ignore_errors=True)
+        self._remove(pack.id for pack in self._dissolved)
         self._trim()
         if self._failures:
             self._statuses = self.store.statuses()
             self._queue.extend(self._released)
-        if self._failures or any(trial in self._needed for pack in self._dissolved for trial in pack.trial_ids):
+        decided = self._decide() if self._failures or self._paused_any or self._dissolved else False
+        if self._failures or decided or any(trial in self._needed for pack in self._dissolved for trial in pack.trial_ids):
             self._plan_new()
+
+    def _decide(self) -> bool:
+        """Decide on the rungs to which all of a cohort have come, and drop what nobody goes on from; were there any?"""
+        decided = False
+        while (decision := self._rungs.decide(self._statuses)) is not None:
+            with self.store.batch(self._lease):
+                self.store.decide(self._lease, decision.rung, decision.verdicts)
+                self.store.log_event(self._lease, "note", decision.text)
+            self._set(decision.stopped, "stopped")
+            self.observer.stopped(decision.stopped)
+            self.observer.said(decision.text)
+            decided = True
+        self._remove(self._rungs.left(self._statuses))
+        return decided
+
+    def _remove(self, packs: Iterable[str]) -> None:
+        """Checkpoints that nobody goes on from."""
+        for pack in packs:
+            shutil.rmtree(self.paths.pack(pack), ignore_errors=True)
 
     def _trim(self) -> None:
         finished = [trial for pack in self._dissolved for trial in pack.trial_ids if self._statuses[trial] == "finished"]
@@ -249,6 +296,8 @@ class Controller:
                 self.observer.said(event.text)
             elif isinstance(event, Finished):
                 self._finished(pack, attempt, event)
+            elif isinstance(event, Paused):
+                self._paused(pack, attempt, event)
             elif isinstance(event, Stopped):
                 self._interrupted(pack, attempt)
             elif isinstance(event, Failed):
@@ -263,6 +312,13 @@ class Controller:
         del self._running[pack.id]
         self._set(pack.trial_ids, "finished")
         self._dissolved.append(pack)
+
+    def _paused(self, pack: Pack, attempt: int, event: Paused) -> None:
+        self.store.pause_pack(self._lease, pack.id, attempt, event.epoch, event.results)
+        del self._running[pack.id]
+        self._set(pack.trial_ids, "pending")
+        self._rungs.came(pack, event.epoch)
+        self._paused_any = True
 
     def _interrupted(self, pack: Pack, attempt: int) -> None:
         self.store.interrupt_pack(self._lease, pack.id, attempt)
@@ -304,7 +360,7 @@ class Controller:
 
 def needed(trials: Iterable[Trial], statuses: Mapping[str, str]) -> set[str]:
     """Trials whose networks others still need, or would if they were tried again."""
-    return {need for trial in trials if statuses[trial.id] != "finished" for need in trial.needs}
+    return {need for trial in trials if statuses[trial.id] not in ("finished", "stopped") for need in trial.needs}
 
 
 def acquire(store: Store) -> Lease:
