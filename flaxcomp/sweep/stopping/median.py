@@ -20,7 +20,7 @@ def rungs(spec: "EarlyStop") -> Iterator[int]:
 
 def stops(spec: "EarlyStop", rung: int, curves: "Mapping[str, Curve]", undecided: Collection[str]) -> set[str]:
     numbers = {trial: [value for value in curve[:rung] if value is not None] for trial, curve in curves.items()}
-    averages = [fmean(values) for _, values in sorted(numbers.items()) if values]
+    averages = [min(fmean(values), max(values)) for values in numbers.values() if values]  # rounded, a mean may pass them all
     if len(averages) < spec.min_trials:
         return set()
     bar = median(averages)
