@@ -18,14 +18,14 @@ EARLY = """\
 version: 1
 name: early
 base:
-  dataset: {name: mnist_sample, train_limit: 1200}
+  dataset: {name: mnist_sample, train_limit: 600}
   model: {name: simplenet_v5}
   train: {epochs: 5, batch_size: 64}
 parameters:
   train.optimizer.learning_rate: {values: [1e-4, 1e-3, 1e-2]}
-  seed: {range: [0, 3]}
+  seed: {range: [0, 2]}
 early_stop: {name: asha, factor: 2}
-resources: {pack: 5}
+resources: {pack: 4}
 """
 SEARCH = """\
 version: 1
@@ -84,23 +84,22 @@ def test_killed_between_rungs_the_same_trials_go_on(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = flaxcomp("run", sweep, "--out", whole, "--executor", "inline", "--train-only")
     assert [line for line in done.stderr.splitlines() if "early stopping" in line] == [
-        "early stopping after epoch 1: 5 of 9 trials go on",
-        "early stopping after epoch 2: 3 of 5 trials go on",
-        "early stopping after epoch 4: 2 of 3 trials go on",
+        "early stopping after epoch 1: 3 of 6 trials go on",
+        "early stopping after epoch 2: 2 of 3 trials go on",
+        "early stopping after epoch 4: 1 of 2 trials go on",
     ]
-    kill_when(lambda run: records(run)[0], killed, sweep, log=tmp_path / "log")  # a pack waits for the others
+    kill_when(lambda run: records(run)[0], killed, sweep, log=tmp_path / "log")  # a pack waits for the other
     first = records(killed)[0]
-    kill_when(lambda run: sum(records(run)[0].values()) > 5, killed, sweep, log=tmp_path / "log")  # some went on twice
     flaxcomp("run", sweep, "--out", killed, "--executor", "inline", "--train-only")
     assert len(first) < len(records(whole)[0])
     assert_same(killed, whole)
     assert not list((killed / "packs").glob("*")), "checkpoints that nobody goes on from"
     status = flaxcomp("status", whole).stdout
-    assert "2 of 9 trials finished, 7 stopped" in status
+    assert "1 of 6 trials finished, 5 stopped" in status
     results = flaxcomp(
         "results", whole, "--status", "stopped", "--format", "csv", "--columns", "trial,status,epochs_done"
     ).stdout
-    assert sorted(line.split(",")[1:] for line in results.splitlines()[1:]) == [["stopped", e] for e in "1111224"]
+    assert sorted(line.split(",")[1:] for line in results.splitlines()[1:]) == [["stopped", e] for e in "11124"]
     front = flaxcomp("front", whole).stdout
     assert "stopped" not in front
 
