@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -33,6 +33,7 @@ class Tally:
         self.metric, self.label, self.work_of, self.clock, self.competes = metric, label, work_of, clock, competes
         self.wanted: list[str] = []
         self.finished: set[str] = set()
+        self.stopped_early: set[str] = set()
         self._resumed: frozenset[str] = frozenset()
         self._work: tuple[float, float] | None = None  # of all trials and of those finished before, once it is known
         self._done = 0.0  # of those finished since
@@ -44,8 +45,18 @@ class Tally:
     def started(self, statuses: dict[str, str]) -> None:
         self.wanted = list(statuses)
         self.finished = {trial for trial, status in statuses.items() if status == "finished"}
+        self.stopped_early = {trial for trial, status in statuses.items() if status == "stopped"}
         self._resumed, self._work, self._done = frozenset(self.finished), None, 0.0
         self.began = self.heard = self.clock()
+
+    def stopped(self, trials: Iterable[str]) -> None:
+        """By `early_stop`: what is left of their work is not done."""
+        self.stopped_early.update(trials)
+        self._work = None  # added up anew
+
+    def added(self, statuses: dict[str, str]) -> None:
+        """By a search; all that are wanted now."""
+        self.wanted, self._work = list(statuses), None
 
     def happened(self, event: Event, pack: Pack | None) -> None:
         before, self.heard = self.heard, self.clock()
@@ -84,7 +95,7 @@ class Tally:
         """Add up, once, what there is to do; an event then costs the same however many trials there are."""
         if not self.wanted or self.work_of(self.wanted[0]) is None:
             return False
-        works = [self.work_of(trial) for trial in self.wanted]
+        works = [self.work_of(trial) for trial in self.wanted if trial not in self.stopped_early]
         if None in works:
             return False
         self._work = sum(filter(None, works)), self._work_among(self._resumed)
@@ -154,6 +165,14 @@ class PlainDisplay:
             self._next_line = self._tally.clock() + PLAIN_EVERY_S
             self.said(self._line())
 
+    def stopped(self, trials: Sequence[str]) -> None:
+        self._tally.stopped(trials)
+
+    def added(self, statuses: dict[str, str]) -> None:
+        before = len(self._tally.wanted)
+        self._tally.added(statuses)
+        self.said(f"{len(statuses)} trials, {len(statuses) - before} of them new")
+
     def said(self, text: str) -> None:
         click.echo(text, err=True)
 
@@ -169,7 +188,9 @@ class PlainDisplay:
     def _line(self) -> str:
         t = self._tally
         left = t.seconds_left()
-        parts = [f"{len(t.finished)}/{len(t.wanted)} trials", f"{t.images_per_second:,.0f} images/s" if t.rates else "",
+        stopped = f"{len(t.stopped_early)} stopped early" if t.stopped_early else ""
+        speed = f"{t.images_per_second:,.0f} images/s" if t.rates else ""
+        parts = [f"{len(t.finished)}/{len(t.wanted)} trials", stopped, speed,
                  f"about {_duration(left)} left" if left else "", t.best_text()]  # fmt: skip
         return ", ".join(part for part in parts if part)
 
@@ -215,10 +236,22 @@ class BarDisplay:
             self._packs.pop(event.pack_id, None)
             if isinstance(event, Failed):
                 self.said(f"pack {event.pack_id} failed ({event.kind}): {event.error}")
+        self._show_all()
+
+    def stopped(self, trials: Sequence[str]) -> None:
+        self._tally.stopped(trials)
+
+    def added(self, statuses: dict[str, str]) -> None:
+        self._tally.added(statuses)
+        self._progress.update(self._all, total=len(statuses))
+
+    def _show_all(self) -> None:
         t = self._tally
-        left = t.seconds_left()
-        text = "  ".join(part for part in (f"about {_duration(left)} left" if left else "", t.best_text()) if part)
-        self._progress.update(self._all, completed=len(t.finished), description=f"{len(t.finished)}/{len(t.wanted)}  {text}")
+        left, early = t.seconds_left(), len(t.stopped_early)
+        parts = (f"{early} stopped early" if early else "", f"about {_duration(left)} left" if left else "", t.best_text())
+        text = "  ".join(part for part in parts if part)
+        description = f"{len(t.finished)}/{len(t.wanted)}  {text}"
+        self._progress.update(self._all, completed=len(t.finished) + early, description=description)
 
     def said(self, text: str) -> None:
         self._progress.console.print(text, markup=False, highlight=False)

@@ -9,6 +9,8 @@ from collections.abc import Iterable, KeysView, Mapping, Sequence
 from flaxcomp.sweep.plan import Pack
 from flaxcomp.sweep.trial import Trial
 
+ENDED = ("finished", "stopped")  # what such a trial needs, it needs no more
+
 
 class Backlog:
     """What the controller knows of its trials between two looks at the store.
@@ -33,7 +35,7 @@ class Backlog:
         self._waiting: dict[str, Pack] = {}  # open packs whose trials are not all ready
         self._packed: dict[str, Pack] = {}  # by trial, packs that are queued or wait
         self._ready: set[str] = set()  # pending, in no pack, and what they need is finished
-        self._unfinished: Counter[str] = Counter()  # by trial: how many that are not finished need it
+        self._unfinished: Counter[str] = Counter()  # by trial: how many that have not ended need it
 
     @property
     def needed(self) -> KeysView[str]:
@@ -46,7 +48,7 @@ class Backlog:
         self.queue.clear()
         self._waiting, self._packed, self._ready = {}, {}, set()
         self._unfinished = Counter(
-            need for trial in self.by_id.values() if statuses[trial.id] != "finished" for need in trial.needs
+            need for trial in self.by_id.values() if statuses[trial.id] not in ENDED for need in trial.needs
         )
         self.add(open_packs)
         for trial in self.by_id:
@@ -84,8 +86,8 @@ class Backlog:
         for id_ in trial_ids:
             before, self.statuses[id_] = self.statuses[id_], status
             self._ready.discard(id_)
-            if (before == "finished") != (status == "finished"):
-                self._count_needs(id_, -1 if status == "finished" else 1)
+            if (before in ENDED) != (status in ENDED):
+                self._count_needs(id_, -1 if status in ENDED else 1)
             if status == "finished":
                 for dependent in self._dependents.get(id_, ()):
                     self._consider(dependent)

@@ -11,17 +11,19 @@ from typing import Protocol
 
 import msgspec
 
-from flaxcomp.schedule.backlog import Backlog
+from flaxcomp.schedule.backlog import ENDED, Backlog
 from flaxcomp.schedule.executor import Executor
 from flaxcomp.schedule.heartbeat import beating
 from flaxcomp.schedule.retention import Trimmer
+from flaxcomp.schedule.rungs import Rungs
 from flaxcomp.store.lease import LateAttemptError, Lease
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
 from flaxcomp.sweep.expand import Trial
 from flaxcomp.sweep.plan import Pack, form_packs, max_pack
 from flaxcomp.sweep.spec import Resources, Retry, TrialConfig
-from flaxcomp.train.job import EpochDone, Event, Failed, Finished, Note, PackJob, Stopped, Tick
+from flaxcomp.sweep.stopping import EarlyStop
+from flaxcomp.train.job import EpochDone, Event, Failed, Finished, Note, PackJob, Paused, Stopped, Tick
 
 LEASE_TTL_S = 30.0
 _POLL_S = 0.2
@@ -36,6 +38,8 @@ class Observer(Protocol):
     def started(self, statuses: dict[str, str], slots: int) -> None: ...
     def pack_started(self, pack: Pack, attempt: int) -> None: ...
     def happened(self, event: Event) -> None: ...
+    def stopped(self, trials: Sequence[str]) -> None: ...
+    def added(self, statuses: dict[str, str]) -> None: ...
     def said(self, text: str) -> None: ...
 
 
@@ -62,6 +66,8 @@ class Controller:
         executor: where packs train.
         observer: told of everything.
         trimmer: keeps the run folder small, where the sweep has a `retention`.
+        early_stop: the sweep's.
+        more: of a search: further trials, asked when all have ended; none if that was all.
     """
 
     store: Store
@@ -72,6 +78,8 @@ class Controller:
     resources: Resources = field(default_factory=Resources)
     retry: Retry = field(default_factory=Retry)
     trimmer: Trimmer | None = None
+    early_stop: EarlyStop | None = None
+    more: Callable[[Lease], Sequence[Trial]] = lambda _: ()
     clock: Callable[[], float] = time.monotonic
     _stop: bool = field(default=False, init=False)
 
@@ -85,14 +93,20 @@ class Controller:
         return Summary(self._wanted_statuses(), self._stop, self._storage_error)
 
     def _prepare(self) -> None:
-        self._backlog = Backlog(self.trials)
-        self._teaching = {teacher for trial in self.trials if trial.config.distill for teacher in trial.config.distill.teachers}
         self.store.add_trials(self._lease, self.trials)
+        self._know(self.trials)
         self._size_limit = {signature: self._smaller(*found) for signature, found in self.store.too_large().items()}
         self._running: dict[str, tuple[Pack, int]] = {}
         self._storage_error: str | None = None
         self._next_requests = self._next_renewal = self.clock()
         self._plan_all([Pack(row.id, tuple(row.trial_ids), row.signature) for row in self.store.open_packs()])
+
+    def _know(self, trials: Sequence[Trial]) -> None:
+        """Take up all trials that are wanted, at the beginning and when a search has brought more."""
+        self.trials, self._backlog = trials, Backlog(trials)
+        self._teaching = {teacher for trial in trials if trial.config.distill for teacher in trial.config.distill.teachers}
+        needed = {need for trial in trials for need in trial.needs}
+        self._rungs = Rungs(self.early_stop, self.store, trials, needed, self.store.statuses())
 
     def request_stop(self) -> None:
         """Let every worker write a checkpoint and stop, then return from `run`. Safe in a signal handler."""
@@ -111,7 +125,7 @@ class Controller:
                     self.observer.said("stopping: each worker writes a checkpoint first")
                 self.executor.request_stop()
             self._step(events)
-            if not self._running and (self._stop or not self._backlog.queue):
+            if not self._running and (self._stop or not (self._backlog.queue or self._search())):
                 return
             if stopping_since is not None and self.clock() - stopping_since > STOP_TIMEOUT_S:
                 self._give_up_waiting()
@@ -143,11 +157,12 @@ class Controller:
         with self.store.batch(self._lease) if worth_recording or starts else contextlib.nullcontext():
             for event in events:
                 self._handle(event)
+            if any(isinstance(event, Finished | Paused | Failed) for event in events):
+                self._decide()
             self._plan_new()
             if not self._stop:
                 starting = [self._begin(worker) for worker in free if self._backlog.queue]
-        for pack in self._dissolved:
-            shutil.rmtree(self.paths.pack(pack.id), ignore_errors=True)
+        self._remove((*(pack.id for pack in self._dissolved), *self._rungs.left(self._backlog.statuses)))
         for job in starting:
             self.executor.start(job)
         for job in starting:
@@ -165,7 +180,7 @@ class Controller:
         configs = {trial: self._config(trial) for trial in pack.trial_ids}
         teachers = {t: self._config(t) for c in configs.values() if c.distill for t in c.distill.teachers}
         teaches = tuple(trial for trial in pack.trial_ids if trial in self._teaching)
-        return PackJob(str(self.paths.root), pack.id, attempt, pack.signature, configs, teachers, teaches)
+        return self._rungs.join(PackJob(str(self.paths.root), pack.id, attempt, pack.signature, configs, teachers, teaches))
 
     def _config(self, trial_id: str) -> TrialConfig:
         trial = self._backlog.by_id.get(trial_id)
@@ -179,16 +194,29 @@ class Controller:
     def _plan_all(self, open_packs: Iterable[Pack]) -> None:
         """Take up the packs that are open, as they were, then form new ones."""
         self._backlog.begin(self._with_lost_networks(self.store.statuses()), open_packs)
+        self._decide()
         self._plan_new()
+        self._remove(self._rungs.left(self._backlog.statuses))
+
+    def _search(self) -> bool:
+        """Go on with what a search suggests, if there is more to train."""
+        while not self._backlog.queue:
+            new = self.more(self._lease)
+            if not new:
+                return False
+            self._know([*self.trials, *new])
+            self._plan_all(())
+            self.observer.added(self._wanted_statuses())
+        return True
 
     def _with_lost_networks(self, statuses: dict[str, str]) -> dict[str, str]:
-        """A finished trial whose network is gone (removed by hand, or by `retention`) while others still need it is pending."""
+        """A trial that others still need is pending although it has ended, if its network is gone, or was stopped early."""
         lost: dict[str, bool] = {}
         for trial in reversed(self.trials):  # what is needed comes before what needs it, and may need something itself
             if statuses[trial.id] == "pending" or lost.get(trial.id):
                 for need in trial.needs:
                     if need not in lost:
-                        lost[need] = statuses[need] == "finished" and not self.paths.model(need).is_dir()
+                        lost[need] = statuses[need] in ENDED and not self.paths.model(need).is_dir()
         gone = {need for need, is_lost in lost.items() if is_lost}
         if gone:
             self.store.repeat(self._lease, gone)
@@ -199,7 +227,8 @@ class Controller:
         """Queue packs of the trials that have become ready."""
         ready = self._backlog.take_ready()
         if ready:
-            packs = form_packs(ready, self._pack_size, self.executor.slots)
+            packs = [pack for together in self._rungs.groups(ready)
+                     for pack in form_packs(together, self._pack_size, self.executor.slots)]  # fmt: skip
             self.store.form_packs(self._lease, packs)
             self._backlog.add(packs)
 
@@ -212,6 +241,22 @@ class Controller:
         return 1 if failures >= self.retry.out_of_memory else max(1, size // 2)
 
     # Events.
+
+    def _decide(self) -> None:
+        """Decide on the rungs to which all of a cohort have come; who goes on may be packed again."""
+        while (decision := self._rungs.decide(self._backlog.statuses)) is not None:
+            with self.store.batch(self._lease):
+                self.store.decide(self._lease, decision.rung, decision.verdicts)
+                self.store.log_event(self._lease, "note", decision.text)
+            for trial, goes_on in decision.verdicts.items():
+                self._backlog.set([trial], "pending" if goes_on else "stopped")
+            self.observer.stopped(decision.stopped)
+            self.observer.said(decision.text)
+
+    def _remove(self, packs: Iterable[str]) -> None:
+        """Checkpoints that nobody goes on from."""
+        for pack in packs:
+            shutil.rmtree(self.paths.pack(pack), ignore_errors=True)
 
     def _trim(self) -> None:
         finished = [trial for pack in self._dissolved for trial in pack.trial_ids
@@ -235,6 +280,8 @@ class Controller:
                 self.observer.said(event.text)
             elif isinstance(event, Finished):
                 self._finished(pack, attempt, event)
+            elif isinstance(event, Paused):
+                self._paused(pack, attempt, event)
             elif isinstance(event, Stopped):
                 self._interrupted(pack, attempt)
             elif isinstance(event, Failed):
@@ -249,6 +296,12 @@ class Controller:
         del self._running[pack.id]
         self._backlog.set(pack.trial_ids, "finished")
         self._dissolved.append(pack)
+
+    def _paused(self, pack: Pack, attempt: int, event: Paused) -> None:
+        self.store.pause_pack(self._lease, pack.id, attempt, event.epoch, event.results)
+        del self._running[pack.id]
+        self._rungs.came(pack, event.epoch)
+        self._backlog.set(pack.trial_ids, "pending")
 
     def _interrupted(self, pack: Pack, attempt: int) -> None:
         self.store.interrupt_pack(self._lease, pack.id, attempt)
@@ -288,7 +341,7 @@ class Controller:
 
 def needed(trials: Iterable[Trial], statuses: Mapping[str, str]) -> set[str]:
     """Trials whose networks others still need, or would if they were tried again."""
-    return {need for trial in trials if statuses[trial.id] != "finished" for need in trial.needs}
+    return {need for trial in trials if statuses[trial.id] not in ENDED for need in trial.needs}
 
 
 def acquire(store: Store) -> Lease:

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from flaxcomp.errors import UserError
 from flaxcomp.store import migrations
@@ -288,6 +288,25 @@ class Store(Reading):
         """The attempt stopped cleanly: the pack is open with its checkpoint, its trials pending. No failure is counted."""
         with self._fenced(lease) as writing:
             writing.interrupt_pack(pack_id, attempt)
+
+    def pause_pack(self, lease: Lease, pack_id: str, attempt: int, epoch: int, results: Mapping[str, Row]) -> None:
+        """The attempt ended at a rung with a checkpoint: the pack is closed, its trials are pending until `decide`.
+
+        Args:
+            results: by trial id, as in `finish_pack`, as far as they are known.
+        """
+        with self._fenced(lease) as writing:
+            writing.pause_pack(pack_id, attempt, epoch, results)
+
+    def decide(self, lease: Lease, epoch: int, verdicts: Mapping[str, bool]) -> None:
+        """Of trials that have paused after an epoch: true, it goes on; false, it is stopped, for good."""
+        with self._fenced(lease) as writing:
+            writing.decide(epoch, verdicts)
+
+    def add_suggestions(self, lease: Lease, first: int, suggested: Sequence[tuple[Mapping[str, Any], str | None]]) -> None:
+        """Record points of a search, numbered from `first`: each one's values by parameter, and its trial (None: excluded)."""
+        with self._fenced(lease) as writing:
+            writing.add_suggestions(first, suggested)
 
     def close_pack(self, lease: Lease, pack_id: str) -> None:
         """Give up an open pack, to put its trials into others."""
