@@ -46,6 +46,7 @@ HOMES = {  # a package and the only rooms that import it
     "tensorflow_datasets": {"data"},
     "vl_convert": {"report"},
     "click": {"cli"},
+    "optuna": {"sweep"},
 }
 LIGHT = {"sweep", "store", "report", "devices"}  # no JAX, not even inside a function
 

@@ -55,29 +55,61 @@ class PackCheckpoints:
         Args:
             on_damage: told of every checkpoint that had to be passed over, and why.
         """
-        left = self._newest_first()
+        left = [(step, path) for step, attempt, path in _newest_first(self._folder) if attempt != self._attempt]
         while left:
             step, path = left.pop(0)
             try:
-                state = read_arrays(path / "state")
-                meta = json.loads((path / "meta" / "metadata").read_text())
-                if checksum(state) != meta["checksum"]:
-                    raise ValueError("its contents do not match their checksum")
+                return step, *_read(path)
             except Exception as error:  # tensorstore and json raise many kinds for a damaged file
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
                 then = "going back to the one before" if left else "none is left before it, training starts anew"
-                on_damage(f"checkpoint {step} is damaged ({reason}): {then}")
-                continue
-            return step, state, meta
+                on_damage(f"checkpoint {step} is damaged ({_reason(error)}): {then}")
         return None
-
-    def _newest_first(self) -> list[tuple[int, Path]]:
-        found = [(int(path.name), int(path.parent.name), path) for path in self._folder.glob("*/*")
-                 if path.name.isdigit() and path.parent.name.isdigit()]  # fmt: skip
-        return [(step, path) for step, attempt, path in sorted(found, reverse=True) if attempt != self._attempt]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._manager.close()
+
+
+def read_at(folder: Path, epoch: int) -> tuple[Flat, dict[str, Any]]:
+    """Read what a pack that paused after so many epochs has left.
+
+    Args:
+        folder: of the pack.
+
+    Raises:
+        ValueError: there is no such checkpoint that can be read; says why.
+    """
+    reason = "it is gone"
+    for _, _, path in _newest_first(folder):
+        try:
+            meta = _read_meta(path)
+            if (meta["epoch"], meta["step"]) == (epoch, 0):
+                return _read(path)
+        except Exception as error:  # as above
+            reason = _reason(error)
+    raise ValueError(reason)
+
+
+def _read(path: Path) -> tuple[Flat, dict[str, Any]]:
+    state, meta = read_arrays(path / "state"), _read_meta(path)
+    if checksum(state) != meta["checksum"]:
+        raise ValueError("its contents do not match their checksum")
+    return state, meta
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    meta: dict[str, Any] = json.loads((path / "meta" / "metadata").read_text())
+    return meta
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _newest_first(folder: Path) -> list[tuple[int, int, Path]]:
+    """Step, attempt and place of each checkpoint."""
+    found = [(int(path.name), int(path.parent.name), path) for path in folder.glob("*/*")
+             if path.name.isdigit() and path.parent.name.isdigit()]  # fmt: skip
+    return sorted(found, reverse=True)

@@ -1,9 +1,11 @@
 """The program `flaxcomp`: finds its commands in `commands/`, prints users' errors without a traceback."""
 
+import ast
 import errno
 import importlib
 import pkgutil
 import sys
+from pathlib import Path
 
 import click
 
@@ -29,10 +31,25 @@ class Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands as click does, but without importing them all."""
+        names = self.list_commands(ctx)
+        limit = formatter.width - 6 - max(map(len, names))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _outline(name).get_short_help_str(limit)) for name in names])
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
             ctx.fail(f"No such command {args[0]!r}.{suggest(args[0], self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
+
+
+def _outline(name: str) -> click.Command:
+    """A command with nothing but its help, read from its file."""
+    (folder,) = commands.__path__
+    module = ast.parse((Path(folder) / f"{name}.py").read_text(encoding="utf-8"))
+    functions = (node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == "command")
+    return click.Command(name, help=next((ast.get_docstring(function) for function in functions), None))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

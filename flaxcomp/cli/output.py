@@ -54,9 +54,9 @@ def columns_of(rows: Iterable[Row], contract: Sequence[str]) -> list[str]:
     before: list[str] = []
     after: list[str] = []
     known = set(contract)
-    for row in rows:
+    for names in dict.fromkeys(map(tuple, rows)):  # many rows have the same columns
         group, last = before, -1
-        for name in row:
+        for name in names:
             if name in contract:
                 group, last = after, -1
             elif name not in known:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +13,7 @@ from flaxcomp.sweep.spec import Metric
 from flaxcomp.train.job import EpochDone, Event, Failed, Finished, Stopped, Tick
 
 PLAIN_EVERY_S = 15.0
+BURST = 60  # lines
 
 
 class Tally:
@@ -32,7 +33,10 @@ class Tally:
         self.metric, self.label, self.work_of, self.clock, self.competes = metric, label, work_of, clock, competes
         self.wanted: list[str] = []
         self.finished: set[str] = set()
-        self.resumed: frozenset[str] = frozenset()
+        self.stopped_early: set[str] = set()
+        self._resumed: frozenset[str] = frozenset()
+        self._work: tuple[float, float] | None = None  # of all trials and of those finished before, once it is known
+        self._done = 0.0  # of those finished since
         self.training: dict[str, tuple[int, int, tuple[str, ...]]] = {}  # by pack: images done, images to do, its trials
         self.rates: dict[str, float] = {}
         self.best: tuple[float, str] | None = None
@@ -41,8 +45,18 @@ class Tally:
     def started(self, statuses: dict[str, str]) -> None:
         self.wanted = list(statuses)
         self.finished = {trial for trial, status in statuses.items() if status == "finished"}
-        self.resumed = frozenset(self.finished)
+        self.stopped_early = {trial for trial, status in statuses.items() if status == "stopped"}
+        self._resumed, self._work, self._done = frozenset(self.finished), None, 0.0
         self.began = self.heard = self.clock()
+
+    def stopped(self, trials: Iterable[str]) -> None:
+        """By `early_stop`: what is left of their work is not done."""
+        self.stopped_early.update(trials)
+        self._work = None  # added up anew
+
+    def added(self, statuses: dict[str, str]) -> None:
+        """By a search; all that are wanted now."""
+        self.wanted, self._work = list(statuses), None
 
     def happened(self, event: Event, pack: Pack | None) -> None:
         before, self.heard = self.heard, self.clock()
@@ -56,6 +70,8 @@ class Tally:
             for row in event.rows:
                 self._offer(row["val_accuracy"], row["trial"])
         elif isinstance(event, Finished):
+            if self._work is not None:
+                self._done += self._work_among(event.results.keys() - self.finished)
             self.finished.update(event.results)
             for trial, row in event.results.items():
                 self._offer(row.get(self.metric.name), trial)
@@ -65,20 +81,30 @@ class Tally:
 
     def seconds_left(self) -> float | None:
         """From the work done and to do; unknown in the first seconds."""
-        works = {trial: one for trial in self.wanted if (one := self.work_of(trial)) is not None}
-        if len(works) < len(self.wanted):
+        if self._work is None and not self._learn_work():
             return None
-
-        def work(trials: Iterable[str]) -> float:
-            return sum(works.get(trial, 1.0) for trial in trials)
-
-        total, before = sum(works.values()), work(self.resumed)
-        done = work(self.finished) - before
-        done += sum(images / of * work(trials) for images, of, trials in self.training.values() if of)
+        assert self._work is not None
+        total, before = self._work
+        done = self._done + sum(images / of * self._work_among(trials) for images, of, trials in self.training.values() if of)
         elapsed = self.clock() - self.began
         if elapsed < 5 or done < 0.01 * total:
             return None
         return elapsed / done * max(total - before - done, 0)
+
+    def _learn_work(self) -> bool:
+        """Add up, once, what there is to do; an event then costs the same however many trials there are."""
+        if not self.wanted or self.work_of(self.wanted[0]) is None:
+            return False
+        works = [self.work_of(trial) for trial in self.wanted if trial not in self.stopped_early]
+        if None in works:
+            return False
+        self._work = sum(filter(None, works)), self._work_among(self._resumed)
+        self._done = self._work_among(self.finished) - self._work[1]
+        return True
+
+    def _work_among(self, trials: Iterable[str]) -> float:
+        found = (self.work_of(trial) for trial in trials)
+        return sum(1.0 if one is None else one for one in found)
 
     @property
     def images_per_second(self) -> float:
@@ -99,11 +125,15 @@ class Tally:
 
 
 class PlainDisplay:
-    """A line when a pack begins or ends, and one every 15 seconds; for logs and pipes."""
+    """A line when a pack begins or ends, and one every 15 seconds; for logs and pipes.
+
+    Packs that take no time would fill a log: after `BURST` lines about them, they get one a second.
+    """
 
     def __init__(self, tally: Tally) -> None:
         self._tally, self._packs = tally, dict[str, Pack]()
         self._next_line = 0.0
+        self._allowed, self._counted_at = float(BURST), tally.clock()
 
     def __enter__(self) -> Self:
         return self
@@ -119,25 +149,48 @@ class PlainDisplay:
     def pack_started(self, pack: Pack, attempt: int) -> None:
         self._packs[pack.id] = pack
         again = f", attempt {attempt}" if attempt > 1 else ""
-        self.said(f"pack {pack.id}: {_trials(len(pack.trial_ids))} of {self._tally.label(pack.trial_ids[0])}{again}")
+        if self._may_say():
+            self.said(f"pack {pack.id}: {_trials(len(pack.trial_ids))} of {self._tally.label(pack.trial_ids[0])}{again}")
 
     def happened(self, event: Event) -> None:
         self._tally.happened(event, self._packs.get(event.pack_id))
+        if isinstance(event, Finished | Failed | Stopped):
+            self._packs.pop(event.pack_id, None)
         if isinstance(event, Failed):
             self.said(f"pack {event.pack_id} failed ({event.kind}): {event.error}")
         elif isinstance(event, Finished):
-            self.said(f"pack {event.pack_id} finished; {self._line()}")
+            if self._may_say():
+                self.said(f"pack {event.pack_id} finished; {self._line()}")
         elif self._tally.clock() >= self._next_line:
             self._next_line = self._tally.clock() + PLAIN_EVERY_S
             self.said(self._line())
 
+    def stopped(self, trials: Sequence[str]) -> None:
+        self._tally.stopped(trials)
+
+    def added(self, statuses: dict[str, str]) -> None:
+        before = len(self._tally.wanted)
+        self._tally.added(statuses)
+        self.said(f"{len(statuses)} trials, {len(statuses) - before} of them new")
+
     def said(self, text: str) -> None:
         click.echo(text, err=True)
+
+    def _may_say(self) -> bool:
+        now = self._tally.clock()
+        self._allowed = min(self._allowed + now - self._counted_at, BURST)
+        self._counted_at = now
+        if self._allowed < 1:
+            return False
+        self._allowed -= 1
+        return True
 
     def _line(self) -> str:
         t = self._tally
         left = t.seconds_left()
-        parts = [f"{len(t.finished)}/{len(t.wanted)} trials", f"{t.images_per_second:,.0f} images/s" if t.rates else "",
+        stopped = f"{len(t.stopped_early)} stopped early" if t.stopped_early else ""
+        speed = f"{t.images_per_second:,.0f} images/s" if t.rates else ""
+        parts = [f"{len(t.finished)}/{len(t.wanted)} trials", stopped, speed,
                  f"about {_duration(left)} left" if left else "", t.best_text()]  # fmt: skip
         return ", ".join(part for part in parts if part)
 
@@ -180,12 +233,25 @@ class BarDisplay:
             self._progress.update(task, total=event.images_total, completed=event.images_done, description=speed)
         elif isinstance(event, Finished | Failed | Stopped) and task is not None:
             self._progress.remove_task(self._tasks.pop(event.pack_id))
+            self._packs.pop(event.pack_id, None)
             if isinstance(event, Failed):
                 self.said(f"pack {event.pack_id} failed ({event.kind}): {event.error}")
+        self._show_all()
+
+    def stopped(self, trials: Sequence[str]) -> None:
+        self._tally.stopped(trials)
+
+    def added(self, statuses: dict[str, str]) -> None:
+        self._tally.added(statuses)
+        self._progress.update(self._all, total=len(statuses))
+
+    def _show_all(self) -> None:
         t = self._tally
-        left = t.seconds_left()
-        text = "  ".join(part for part in (f"about {_duration(left)} left" if left else "", t.best_text()) if part)
-        self._progress.update(self._all, completed=len(t.finished), description=f"{len(t.finished)}/{len(t.wanted)}  {text}")
+        left, early = t.seconds_left(), len(t.stopped_early)
+        parts = (f"{early} stopped early" if early else "", f"about {_duration(left)} left" if left else "", t.best_text())
+        text = "  ".join(part for part in parts if part)
+        description = f"{len(t.finished)}/{len(t.wanted)}  {text}"
+        self._progress.update(self._all, completed=len(t.finished) + early, description=description)
 
     def said(self, text: str) -> None:
         self._progress.console.print(text, markup=False, highlight=False)

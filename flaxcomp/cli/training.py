@@ -21,16 +21,20 @@ from flaxcomp.schedule.controller import Controller, Summary, acquire, needed
 from flaxcomp.schedule.environment import describe_environment
 from flaxcomp.schedule.heartbeat import beating
 from flaxcomp.schedule.retention import Trimmer
+from flaxcomp.schedule.searching import Search
 from flaxcomp.store.frame import TRIAL_COLUMNS
 from flaxcomp.store.lease import Lease
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
 from flaxcomp.sweep.compression import method_of
-from flaxcomp.sweep.expand import Trial
+from flaxcomp.sweep.expand import Catalog, Trial
 from flaxcomp.sweep.load import LoadedSweep
 
 if TYPE_CHECKING:
     from flaxcomp.schedule.executor import Executor
+
+
+_ENDED = ("finished", "stopped", "failed", "blocked")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Wanted:
     """What is to be trained, and where it goes.
 
     Attributes:
+        trials: all of them; of a search those that are known so far, which grow.
+        catalog: of a search, which makes more trials as it goes.
         overrides: the `--set` that `loaded` contains.
         pool: the device pool that the sweep names.
         store_url: as for `Store.create`.
@@ -49,6 +55,7 @@ class Wanted:
     overrides: tuple[str, ...] = ()
     pool: Path | None = None
     store_url: str | None = None
+    catalog: "Catalog | None" = None
 
 
 def train(wanted: Wanted, start_executor: "Callable[[], Executor]") -> Summary:
@@ -64,24 +71,41 @@ def train(wanted: Wanted, start_executor: "Callable[[], Executor]") -> Summary:
                 if wanted.pool is not None:
                     durable.write_bytes(paths.pool_file, wanted.pool.read_bytes())
                 describe_environment(paths)
+                search = None
+                if sweep.method == "optuna" and wanted.catalog is not None:
+                    search = Search(wanted.loaded, wanted.catalog, store)
+                    trials[:] = search.begin(lease)
                 store.add_trials(lease, trials)
                 _give_up_lost_winners(wanted, store, lease)
                 statuses = store.statuses()
                 trimmer = _make_trimmer(wanted, store)
                 _trim(trimmer, wanted, store, lease, statuses)
-                if all(statuses[trial.id] in ("finished", "failed", "blocked") for trial in trials):
+                more = _more(search, trials)
+                if all(statuses[trial.id] in _ENDED for trial in trials) and not more(lease):
                     click.echo(f"{len(trials)} trials; nothing is left to train", err=True)
                     return Summary({trial.id: statuses[trial.id] for trial in trials})
                 workers = start_executor()
             try:
                 with Work(trials) as work, make_display(_tally(wanted, work, store)) as display:
-                    chief = Controller(store, paths, trials, workers, display, sweep.resources, sweep.retry, trimmer)
+                    chief = Controller(store, paths, tuple(trials), workers, display, sweep.resources, sweep.retry, trimmer,
+                                       sweep.early_stop, more)  # fmt: skip
                     with _stop_on_interrupt(chief):
                         return chief.run(lease)
             finally:
                 workers.close()
         finally:
             store.release(lease)
+
+
+def _more(search: Search | None, trials: list[Trial]) -> Callable[[Lease], list[Trial]]:
+    """What a search suggests next, added to the trials that are known; nothing without one."""
+
+    def more(lease: Lease) -> list[Trial]:
+        new = search.more(lease) if search is not None else []
+        trials.extend(new)
+        return new
+
+    return more
 
 
 def trim_again(wanted: Wanted) -> None:
@@ -97,12 +121,23 @@ def trim_again(wanted: Wanted) -> None:
 
 
 def _tally(wanted: Wanted, work: Work, store: Store) -> Tally:
-    labels = {trial.id: _label(trial) for trial in wanted.trials}
-    competing = {trial.id for trial in wanted.trials if trial.role == "trial"}
+    known: dict[str, Trial] = {}
+
+    def find(trial: str) -> Trial | None:
+        if trial not in known:  # a search may have added it
+            known.update((each.id, each) for each in wanted.trials[len(known) :])
+        return known.get(trial)
+
+    def label(trial: str) -> str:
+        return _label(found) if (found := find(trial)) else trial
+
+    def competes(trial: str) -> bool:
+        return (found := find(trial)) is not None and found.role == "trial"
+
     metric = wanted.loaded.sweep.metrics[0]
-    tally = Tally(metric, lambda trial: labels.get(trial, trial), work, competes=competing.__contains__)
+    tally = Tally(metric, label, work, competes=competes)
     best = store.best(metric.name, largest=metric.goal == "maximize") if metric.name in TRIAL_COLUMNS else None
-    if best is not None and best["trial"] in competing:
+    if best is not None and competes(best["trial"]):
         tally.best = (best["value"], best["trial"])
     return tally
 
@@ -111,10 +146,13 @@ def _give_up_lost_winners(wanted: Wanted, store: Store, lease: Lease) -> None:
     """What `export.select` chooses now, but `retention` removed before it was exported, is trained again."""
     from flaxcomp.export.lacking import without_network
 
-    export, statuses = wanted.loaded.sweep.export, store.statuses()
+    export = wanted.loaded.sweep.export
+    if export is None:
+        return
+    statuses = store.statuses()
     gone = {trial.id for trial in wanted.trials
             if statuses[trial.id] == "finished" and not wanted.paths.model(trial.id).is_dir()}  # fmt: skip
-    if export is None or not gone:
+    if not gone:
         return
     chosen = [trial for trial in _chosen(store, [export.select]) if trial in gone]
     if lost := without_network(store, wanted.paths, chosen, export):

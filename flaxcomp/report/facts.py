@@ -11,7 +11,7 @@ from flaxcomp.report.points import known_metrics, winners
 from flaxcomp.report.quantities import quantity
 from flaxcomp.store.frame import RunFrame
 
-STATUSES = ("finished", "running", "pending", "failed", "blocked")
+STATUSES = ("finished", "stopped", "running", "pending", "failed", "blocked")
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
 """The rows that a front may hold: trials, their files, or their files on devices, each with all figures known about it."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 from flaxcomp.report.fronts import MEASURED, applicable, is_number, pareto, satisfying
 from flaxcomp.report.statistics import comp_rates
 from flaxcomp.store.frame import MEASUREMENT_COLUMNS, Row, RunFrame
 from flaxcomp.sweep.spec import Metric
 
+MOST_POINTS = 5000  # in one chart; more are a cloud to the eye, and a page of tens of megabytes to the browser
+
 Level = Literal["trial", "artifact", "measurement"]
+Item = TypeVar("Item")
 _OF_ARTIFACTS = tuple(name for name in MEASUREMENT_COLUMNS if name not in MEASURED)
 
 
@@ -70,6 +73,13 @@ def rows_at(frame: RunFrame, where: Level) -> list[Row]:
 def competing(rows: Sequence[Row], constraints: Sequence[str]) -> list[Row]:
     """Rows that may be on a front: within the constraints that apply, and no file whose accuracy fell beyond the bound."""
     return [row for row in satisfying(rows, applicable(rows, constraints)) if not row.get("flagged")]
+
+
+def thinned(items: Sequence[Item]) -> Sequence[Item]:
+    """All items, or of very many MOST_POINTS at even distances."""
+    if len(items) <= MOST_POINTS:
+        return items
+    return [items[place * len(items) // MOST_POINTS] for place in range(MOST_POINTS)]
 
 
 def known_metrics(frame: RunFrame) -> tuple[Metric, ...]:

@@ -13,15 +13,11 @@ class Executor(Protocol):
         """How many packs can train at once."""
 
     @property
-    def free(self) -> int:
-        """How many more packs could be started now."""
-
-    @property
-    def next_worker(self) -> str:
-        """The name of the worker that `start` would take, for people; only while one is free."""
+    def free(self) -> list[str]:
+        """The names, for people, of the workers that could begin a pack now, in the order in which `start` takes them."""
 
     def start(self, job: PackJob) -> None:
-        """Begin a pack on a free worker."""
+        """Begin a pack on the first free worker."""
 
     def events(self, timeout_s: float) -> list[Event]:
         """Return what happened since the last call, waiting up to `timeout_s` for the first thing."""

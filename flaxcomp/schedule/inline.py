@@ -19,12 +19,8 @@ class InlineExecutor:
         self._thread: threading.Thread | None = None
 
     @property
-    def free(self) -> int:
-        return 0 if self._thread is not None and self._thread.is_alive() else 1
-
-    @property
-    def next_worker(self) -> str:
-        return self._worker.name
+    def free(self) -> list[str]:
+        return [] if self._thread is not None and self._thread.is_alive() else [self._worker.name]
 
     def start(self, job: PackJob) -> None:
         self._thread = threading.Thread(target=self._run, args=(job,), name=f"pack-{job.pack_id}", daemon=True)

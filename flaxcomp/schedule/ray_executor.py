@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class RayExecutor:
             raise UserError(f"no Ray cluster could be reached {where}: {str(error).splitlines()[0]}") from None
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         count = count_workers(resources, nodes)
-        self._options = actor_options(resources, count, nodes)
+        self._options, self._environment = actor_options(resources), worker_environment(resources, count, nodes)
         self._slots = [_Slot(f"ray worker {i + 1}", *self._new_actor()) for i in range(count)]
         self._arrays: dict[str, Any] = {}
         self._stopping = False
@@ -61,12 +62,8 @@ class RayExecutor:
         return len(self._slots)
 
     @property
-    def free(self) -> int:
-        return len(self._idle())
-
-    @property
-    def next_worker(self) -> str:
-        return self._idle()[0].name
+    def free(self) -> list[str]:
+        return [slot.name for slot in self._idle()]
 
     def start(self, job: PackJob) -> None:
         slot = self._idle()[0]
@@ -122,7 +119,7 @@ class RayExecutor:
         return event
 
     def _new_actor(self) -> tuple[Any, Any]:
-        actor = ray.remote(_RayWorker).options(**self._options).remote(bool(self._options["num_gpus"]))
+        actor = ray.remote(_RayWorker).options(**self._options).remote(bool(self._options["num_gpus"]), self._environment)
         return actor, actor.__ray_ready__.remote()
 
     def _data(self, job: PackJob) -> Any:
@@ -154,8 +151,22 @@ def count_workers(resources: Resources, nodes: list[dict[str, float]]) -> int:
     return room if resources.workers == "auto" else min(resources.workers, room)
 
 
-def actor_options(resources: Resources, workers: int, nodes: list[dict[str, float]]) -> dict[str, Any]:
-    """What Ray is told of each of so many workers.
+def actor_options(resources: Resources) -> dict[str, Any]:
+    """What Ray is told of each worker.
+
+    No runtime environment is among it: with one, Ray would not take a process that it started with the node, but wait for its
+    agent of environments and start another.
+    """
+    return {
+        "num_cpus": _cpus(resources),
+        "num_gpus": resources.gpu,
+        "max_restarts": 0,
+        "max_concurrency": 2,  # a request to stop reaches a worker that trains
+    }
+
+
+def worker_environment(resources: Resources, workers: int, nodes: list[dict[str, float]]) -> dict[str, str]:
+    """The environment of each of so many workers, set before it imports JAX.
 
     XLA starts a thread for every core of the machine in every process. NPROC gives it twice what the worker asks for instead,
     since threads often wait for each other; or its share of the cluster, where the workers ask for less than there is.
@@ -166,13 +177,7 @@ def actor_options(resources: Resources, workers: int, nodes: list[dict[str, floa
         environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # workers may share a GPU
     else:
         environment["JAX_PLATFORMS"] = "cpu"
-    return {
-        "num_cpus": cpu,
-        "num_gpus": resources.gpu,
-        "max_restarts": 0,
-        "max_concurrency": 2,  # a request to stop reaches a worker that trains
-        "runtime_env": {"env_vars": environment},
-    }
+    return environment
 
 
 def _cpus(resources: Resources) -> float:
@@ -195,7 +200,8 @@ def _summary(error: Exception) -> str:
 class _RayWorker:
     """The actor around a Worker."""
 
-    def __init__(self, accelerator: bool = False) -> None:
+    def __init__(self, accelerator: bool, environment: dict[str, str]) -> None:
+        os.environ.update(environment)  # nothing that reads it has been imported yet
         self._worker = Worker(accelerator=accelerator)
 
     def run(self, job: PackJob, arrays: Arrays) -> Iterator[Event]:  # a generator: Ray streams what it yields

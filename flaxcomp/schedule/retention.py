@@ -27,6 +27,7 @@ class Trimmer:
         self._limit = size_bytes(spec.total)
         self._keep, self._paths, self._kept = spec.keep, paths, kept
         self._trials = {folder.name: _size(folder) for folder in sorted(paths.trials.glob("*"), key=_age)}
+        self._total = sum(self._trials.values())
         self._needed: set[str] = set()
         self._told = self._exhausted = False
 
@@ -40,13 +41,14 @@ class Trimmer:
             what there is to tell, if anything.
         """
         for trial in finished:
-            self._trials.pop(trial, None)  # to the end: it is the newest now
+            self._total -= self._trials.pop(trial, 0)  # to the end: it is the newest now
             self._trials[trial] = _size(self._paths.trial(trial))
+            self._total += self._trials[trial]
         # Trials are counted from the ledger: there may be a hundred thousand. The other folders hold few files.
         new = [trial for trial in {*finished, *self._needed.difference(needed)} if any(self._may_go(trial))]
         self._needed = set(needed)
         others = sum(_size(path) for path in self._paths.root.iterdir() if path != self._paths.trials)
-        used = before = others + sum(self._trials.values())
+        used = before = others + self._total
         removed = 0
         look = used > self._limit and (new or not self._exhausted)
         for path in self._candidates() if look else ():
@@ -92,7 +94,9 @@ class Trimmer:
         trial = path.parent
         before = self._trials[trial.name]
         self._trials[trial.name] = _size(trial)
-        return before - self._trials[trial.name]
+        freed = before - self._trials[trial.name]
+        self._total -= freed
+        return freed
 
 
 def _size(path: Path) -> int:

@@ -1,5 +1,6 @@
 """A run's records as the plain rows of `RunFrame`."""
 
+import functools
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,8 +9,8 @@ import msgspec
 from flaxcomp.store.frame import MEASUREMENT_COLUMNS, TRIAL_COLUMNS, Row, RunFrame
 from flaxcomp.store.reading import Reading
 from flaxcomp.store.rows import from_record
-from flaxcomp.sweep.ids import columns_of
-from flaxcomp.sweep.spec import TrialConfig
+from flaxcomp.sweep.ids import COLUMN_ORDER, flatten, plain
+from flaxcomp.sweep.spec import Dataset, TrialConfig
 
 # What the store keeps of a trial for itself.
 INTERNAL = ("trial_id", "role", "seq", "signature", "config", "attempts", "finished_at")
@@ -41,7 +42,23 @@ def flat_config(config: str) -> dict[str, Any]:
 
     The options of a model are those that were given: their defaults are known to the model alone.
     """
-    return columns_of(msgspec.json.decode(config, type=TrialConfig), lists=True)
+    sections = _decode_sections(config)
+    columns: dict[str, Any] = {}
+    for name in COLUMN_ORDER:
+        columns |= _flat_section(name, bytes(sections[name]) if name in sections else None)
+    return columns
+
+
+_FIELDS = {field.name: field.type for field in msgspec.structs.fields(TrialConfig)}
+_DEFAULT = TrialConfig(dataset=Dataset(name=""), model={})
+_decode_sections = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _flat_section(name: str, text: bytes | None) -> dict[str, Any]:
+    """One section in dotted columns; the trials of a sweep share most of theirs. Not to be changed."""
+    value = getattr(_DEFAULT, name) if text is None else msgspec.json.decode(text, type=_FIELDS[name])
+    return flatten({name: plain(value)}, lists=True)
 
 
 def _trial(record: Row, config: dict[str, Any]) -> Row:

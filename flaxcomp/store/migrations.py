@@ -23,7 +23,19 @@ def add_instructions(connection: "Connection") -> None:
     connection.exec_driver_sql("ALTER TABLE measurements ADD COLUMN instructions BIGINT")
 
 
-MIGRATIONS: Sequence[Migration] = (add_instructions,)
+def add_decisions(connection: "Connection") -> None:
+    """2 to 3: early stopping and search keep what they decide; trials may be `stopped`."""
+    connection.exec_driver_sql(
+        "CREATE TABLE rungs (run_id TEXT NOT NULL, trial_id TEXT NOT NULL, epoch INTEGER NOT NULL, pack_id TEXT NOT NULL,"
+        " goes_on BOOLEAN, decided_at DOUBLE PRECISION, PRIMARY KEY (run_id, trial_id, epoch))"
+    )
+    connection.exec_driver_sql(
+        "CREATE TABLE suggestions (run_id TEXT NOT NULL, number INTEGER NOT NULL, point TEXT NOT NULL, trial_id TEXT,"
+        " PRIMARY KEY (run_id, number))"
+    )
+
+
+MIGRATIONS: Sequence[Migration] = (add_instructions, add_decisions)
 
 
 def schema_version() -> int:

@@ -1,5 +1,6 @@
 """The statements behind packs and their attempts, which run at every event of a sweep."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -56,20 +57,20 @@ class PackStatements(TrialStatements):
     """Packs are formed, started, and end in one way or another."""
 
     def form_packs(self, new: Iterable["Pack"]) -> None:
+        wanted = {pack.id: pack for pack in new}
+        known = {row.pack_id: row.status for row in self._known((packs.c.pack_id, packs.c.status), wanted.keys())}
+        # A pack that was closed and is formed again (a trial tried again alone) is opened; its attempts go on counting.
+        closed = [{"of_pack": id_, "to_status": "open"} for id_, status in known.items() if status == "closed"]
+        self._execute_each(LEAVE_PACK, closed)
         last = self._execute(LAST_SEQ).scalar()
-        seq = 0 if last is None else last + 1
-        stream = iter(new)
-        while batch := {pack.id: pack for pack in islice(stream, BATCH)}:
-            of_batch = [mine(packs), packs.c.pack_id.in_(list(batch))]
-            # A pack that was closed and is formed again (a trial tried again alone) is opened; its attempts go on counting.
-            self._execute(packs.update().where(*of_batch, packs.c.status == "closed").values(status="open"))
-            known = set(self._execute(sa.select(packs.c.pack_id).where(*of_batch)).scalars())
-            fresh = [pack for id_, pack in batch.items() if id_ not in known]
+        seq = itertools.count(0 if last is None else last + 1)
+        stream = (pack for id_, pack in wanted.items() if id_ not in known)
+        while fresh := list(islice(stream, BATCH)):
             self._insert(
                 packs,
                 [
-                    {"pack_id": pack.id, "seq": seq + place, "signature": pack.signature, "status": "open", "attempt": 0}
-                    for place, pack in enumerate(fresh)
+                    {"pack_id": pack.id, "seq": next(seq), "signature": pack.signature, "status": "open", "attempt": 0}
+                    for pack in fresh
                 ],
             )
             self._insert(
@@ -80,7 +81,6 @@ class PackStatements(TrialStatements):
                     for position, trial_id in enumerate(pack.trial_ids)
                 ],
             )
-            seq += len(fresh)
 
     def start_pack(self, pack_id: str, worker: str) -> int:
         status, attempt = self._pack(pack_id)
@@ -88,8 +88,7 @@ class PackStatements(TrialStatements):
             raise ValueError(f"Only an open pack can be started, pack {pack_id} is {status}.")
         attempt += 1
         self._execute(BEGIN_PACK, of_pack=pack_id, of_attempt=attempt, by_worker=worker)
-        for trial_id in self._members(pack_id, "pending"):
-            self._execute(BEGIN_TRIAL, of_trial=trial_id)
+        self._execute_each(BEGIN_TRIAL, [{"of_trial": trial_id} for trial_id in self._members(pack_id, "pending")])
         row = {"pack_id": pack_id, "attempt": attempt, "worker": worker, "started_at": self._now, "outcome": "running"}
         self._insert(attempts, [row])
         return attempt
@@ -112,12 +111,17 @@ class PackStatements(TrialStatements):
                 f"Pack {pack_id} ends with one result for each trial it trained ({', '.join(sorted(running))}), "
                 f"got results of {', '.join(sorted(results)) or 'none'}."
             )
-        for trial_id, result in results.items():
-            figures = {f"its_{name}": value for name, value in to_record(result, RESULT_COLUMNS).items()}
-            self._execute(FINISH_TRIAL, of_trial=trial_id, at=self._now, **figures)
+        records = ((trial_id, to_record(result, RESULT_COLUMNS)) for trial_id, result in results.items())
+        self._execute_each(
+            FINISH_TRIAL,
+            [
+                {"of_trial": trial_id, "at": self._now} | {f"its_{name}": value for name, value in record.items()}
+                for trial_id, record in records
+            ],
+        )
         self._end(pack_id, attempt, to_status="closed", outcome="finished")
 
-    def fail_pack(self, pack_id: str, attempt: int, kind: str, error: str, statuses: Mapping[str, str]) -> None:
+    def fail_pack(self, pack_id: str, attempt: int, kind: str, error: str, statuses: Mapping[str, str]) -> set[str]:
         self._check_attempt(pack_id, attempt)
         running = self._members(pack_id, "running")
         if set(running) != set(statuses) or not set(statuses.values()) <= {"pending", "failed"}:
@@ -126,10 +130,9 @@ class PackStatements(TrialStatements):
                 f"got {dict(statuses)}."
             )
         self._record_failures(pack_id, attempt, kind, running)
-        for trial_id, status in statuses.items():
-            self._execute(LEAVE_TRIAL, of_trial=trial_id, to_status=status)
+        self._execute_each(LEAVE_TRIAL, [{"of_trial": id_, "to_status": status} for id_, status in statuses.items()])
         self._end(pack_id, attempt, to_status="closed", outcome=kind, error=clean(error))
-        self._block(trial_id for trial_id, status in statuses.items() if status == "failed")
+        return self._block(trial_id for trial_id, status in statuses.items() if status == "failed")
 
     def interrupt_pack(self, pack_id: str, attempt: int) -> None:
         self._check_attempt(pack_id, attempt)
@@ -149,8 +152,8 @@ class PackStatements(TrialStatements):
         return len(lost)
 
     def _pause(self, pack_id: str, attempt: int, outcome: str) -> None:
-        for trial_id in self._members(pack_id, "running"):
-            self._execute(LEAVE_TRIAL, of_trial=trial_id, to_status="pending")
+        running = self._members(pack_id, "running")
+        self._execute_each(LEAVE_TRIAL, [{"of_trial": trial_id, "to_status": "pending"} for trial_id in running])
         self._end(pack_id, attempt, to_status="open", outcome=outcome)
 
     def _record_failures(self, pack_id: str, attempt: int, kind: str, struck: Mapping[str, int]) -> None:

@@ -14,7 +14,7 @@ from flaxcomp.store.lease import Owner
 from flaxcomp.sweep.compression.retraining import own_training
 from flaxcomp.sweep.spec import Sweep, TrialConfig
 
-STATUSES = ("pending", "running", "finished", "failed", "blocked")
+STATUSES = ("pending", "running", "finished", "stopped", "failed", "blocked")
 BATCH = 500
 
 
@@ -106,14 +106,35 @@ class Reading:
 
     def open_packs(self) -> list[PackRow]:
         """Packs that are open or running, in the order they were formed."""
-        packs = self._read("SELECT * FROM packs WHERE run_id = :run AND status <> 'closed' ORDER BY seq")
-        members = self._members(pack["pack_id"] for pack in packs)
-        return [
-            PackRow(
-                pack["pack_id"], members[pack["pack_id"]], pack["signature"], pack["attempt"], pack["status"], pack["worker"]
-            )
-            for pack in packs
-        ]
+        packs = self._read("SELECT * FROM packs WHERE run_id = :run AND status IN ('open', 'running') ORDER BY seq")
+        members = defaultdict[str, list[str]](list)
+        for row in self._read(
+            "SELECT m.pack_id, m.trial_id FROM packs p JOIN pack_trials m ON m.run_id = p.run_id AND m.pack_id = p.pack_id"
+            " WHERE p.run_id = :run AND p.status IN ('open', 'running') ORDER BY m.pack_id, m.position"
+        ):
+            members[row["pack_id"]].append(row["trial_id"])
+        kept = ("signature", "attempt", "status", "worker")
+        return [PackRow(row["pack_id"], tuple(members[row["pack_id"]]), **{name: row[name] for name in kept}) for row in packs]
+
+    def rungs(self) -> list[Row]:
+        """Where `early_stop` decides: `trial_id, epoch, pack_id, goes_on` (None: not yet), a trial's epochs ascending."""
+        return self._read("SELECT trial_id, epoch, pack_id, goes_on FROM rungs WHERE run_id = :run ORDER BY trial_id, epoch")
+
+    def curves(self, metric: str, ids: Iterable[str], last: int) -> dict[str, list[float | None]]:
+        """A column of the epochs 1 to `last`, or to a trial's last one; trials without epochs are left out."""
+        sql = (
+            f"SELECT trial_id, epoch, {metric} AS value FROM epochs WHERE run_id = :run AND trial_id IN ({{ids}})"
+            f" AND epoch <= {last:d} ORDER BY trial_id, epoch"
+        )
+        curves: dict[str, list[float | None]] = {}
+        for row in self._read_among(sql, ids):
+            curves.setdefault(row["trial_id"], []).append(row["value"])
+        return curves
+
+    def suggestions(self) -> list[Row]:
+        """The points that a search asked for, in their order: `point` (values by parameter), `trial_id` (None: excluded)."""
+        rows = self._read("SELECT point, trial_id FROM suggestions WHERE run_id = :run ORDER BY number")
+        return [row | {"point": msgspec.json.decode(row["point"])} for row in rows]
 
     def _members(self, pack_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """Trials of packs, in their order."""

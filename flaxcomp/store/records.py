@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from flaxcomp.errors import UserError
 from flaxcomp.store import migrations
@@ -46,6 +46,7 @@ class Store(Reading):
         super().__init__(source, file.run_id)
         self.url = file.store_url or str(paths.sqlite_file)
         self._paths, self._file, self._database, self._clock = paths, file, database, clock
+        self._batch: Lease | None = None  # of the batch that is open
 
     @classmethod
     def create(
@@ -180,7 +181,11 @@ class Store(Reading):
         LateAttemptError may be caught inside: the refused write has changed nothing.
         """
         with self._fenced(lease):
-            yield
+            self._batch = lease
+            try:
+                yield
+            finally:
+                self._batch = None
 
     @contextmanager
     def _writing(self) -> Iterator["Writing"]:
@@ -195,7 +200,8 @@ class Store(Reading):
     @contextmanager
     def _fenced(self, lease: Lease) -> Iterator["Writing"]:
         with self._writing() as writing:
-            writing.check_lease(lease)
+            if lease != self._batch:  # which was checked in this very transaction, for other threads wait for its end
+                writing.check_lease(lease)
             yield writing
 
     # --- trials
@@ -267,8 +273,8 @@ class Store(Reading):
 
     def fail_pack(
         self, lease: Lease, pack_id: str, attempt: int, *, kind: str, error: str, statuses: Mapping[str, str]
-    ) -> None:
-        """The attempt failed and the pack is closed.
+    ) -> set[str]:
+        """The attempt failed and the pack is closed; return the trials that are blocked by it.
 
         Args:
             kind: error, out_of_memory, lost or preempted; counted for each running trial of the pack, see `failures_of`.
@@ -276,12 +282,31 @@ class Store(Reading):
             statuses: "pending" or "failed" for each running trial of the pack; who needs a failed one becomes blocked.
         """
         with self._fenced(lease) as writing:
-            writing.fail_pack(pack_id, attempt, kind, error, statuses)
+            return writing.fail_pack(pack_id, attempt, kind, error, statuses)
 
     def interrupt_pack(self, lease: Lease, pack_id: str, attempt: int) -> None:
         """The attempt stopped cleanly: the pack is open with its checkpoint, its trials pending. No failure is counted."""
         with self._fenced(lease) as writing:
             writing.interrupt_pack(pack_id, attempt)
+
+    def pause_pack(self, lease: Lease, pack_id: str, attempt: int, epoch: int, results: Mapping[str, Row]) -> None:
+        """The attempt ended at a rung with a checkpoint: the pack is closed, its trials are pending until `decide`.
+
+        Args:
+            results: by trial id, as in `finish_pack`, as far as they are known.
+        """
+        with self._fenced(lease) as writing:
+            writing.pause_pack(pack_id, attempt, epoch, results)
+
+    def decide(self, lease: Lease, epoch: int, verdicts: Mapping[str, bool]) -> None:
+        """Of trials that have paused after an epoch: true, it goes on; false, it is stopped, for good."""
+        with self._fenced(lease) as writing:
+            writing.decide(epoch, verdicts)
+
+    def add_suggestions(self, lease: Lease, first: int, suggested: Sequence[tuple[Mapping[str, Any], str | None]]) -> None:
+        """Record points of a search, numbered from `first`: each one's values by parameter, and its trial (None: excluded)."""
+        with self._fenced(lease) as writing:
+            writing.add_suggestions(first, suggested)
 
     def close_pack(self, lease: Lease, pack_id: str) -> None:
         """Give up an open pack, to put its trials into others."""

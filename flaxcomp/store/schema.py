@@ -151,6 +151,28 @@ epochs = Table(
     Column("extra", Text),
 )
 
+# Where `early_stop` decides: a row as soon as a trial has come there, its verdict later. `pack_id` has its checkpoint.
+rungs = Table(
+    "rungs",
+    metadata,
+    _run_id(),
+    Column("trial_id", Text, primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("pack_id", Text, nullable=False),
+    Column("goes_on", Boolean),  # null: not decided
+    Column("decided_at", Double),
+)
+
+# The points that `method: optuna` has asked for, in their order.
+suggestions = Table(
+    "suggestions",
+    metadata,
+    _run_id(),
+    Column("number", Integer, primary_key=True),
+    Column("point", Text, nullable=False),  # JSON object: the parameters' values by their names
+    Column("trial_id", Text),  # null: excluded
+)
+
 artifacts = Table(
     "artifacts",
     metadata,

@@ -4,7 +4,7 @@ A statement of SQLAlchemy costs several times more to build than to run: those o
 """
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -35,6 +35,18 @@ class Statements:
 
     def _execute(self, statement: sa.Executable, **params: Any) -> "sa.CursorResult[*tuple[Any, ...]]":
         return self._connection.execute(statement, {"of_run": self._run_id, **params})
+
+    def _execute_each(self, statement: sa.Executable, each: Sequence[Row]) -> None:
+        """Execute a statement once for each row of parameters."""
+        if each:
+            self._connection.execute(statement, [{"of_run": self._run_id, **params} for params in each])
+
+    def _known(self, columns: Sequence[sa.Column[str]], ids: Collection[str]) -> list[sa.Row[Any]]:
+        """Rows of the run whose first column is among `ids`; of many ids, the whole run is read at once."""
+        statement = sa.select(*columns).where(mine(columns[0].table))
+        if len(ids) <= BATCH:
+            return list(self._execute(statement.where(columns[0].in_(list(ids)))))
+        return [row for row in self._execute(statement) if row[0] in ids]
 
     def _insert(self, table: sa.Table, rows: list[Row]) -> None:
         if rows:

@@ -24,18 +24,15 @@ class TrialStatements(Statements):
     """Trials are added, reset and blocked."""
 
     def add_trials(self, new: Iterable["Trial"]) -> int:
+        wanted = {trial.id: trial for trial in new}
+        known = {row.trial_id: row.role for row in self._known((trials.c.trial_id, trials.c.role), wanted.keys())}
+        promoted = [id_ for id_, role in known.items() if role != "trial" and wanted[id_].role == "trial"]
+        for batch in batches(promoted):
+            self._execute(trials.update().where(mine(trials), trials.c.trial_id.in_(batch)).values(role="trial"))
         last = self._execute(LAST_SEQ).scalar()
         first = seq = 0 if last is None else last + 1
-        stream = iter(new)
-        while batch := {trial.id: trial for trial in islice(stream, BATCH)}:
-            known = self._execute(
-                sa.select(trials.c.trial_id, trials.c.role).where(mine(trials), trials.c.trial_id.in_(list(batch)))
-            ).all()
-            promoted = [row.trial_id for row in known if row.role != "trial" and batch[row.trial_id].role == "trial"]
-            if promoted:
-                self._execute(trials.update().where(mine(trials), trials.c.trial_id.in_(promoted)).values(role="trial"))
-            known_ids = {row.trial_id for row in known}
-            fresh = [trial for id_, trial in batch.items() if id_ not in known_ids]
+        stream = (trial for id_, trial in wanted.items() if id_ not in known)
+        while fresh := list(islice(stream, BATCH)):
             self._insert(trials, [_record(trial, seq + place) for place, trial in enumerate(fresh)])
             self._insert(needs, [{"trial_id": trial.id, "needs_id": need} for trial in fresh for need in trial.needs])
             seq += len(fresh)
@@ -70,8 +67,8 @@ class TrialStatements(Statements):
     def _failed(self) -> set[str]:
         return set(self._execute(FAILED).scalars())
 
-    def _block(self, failed: Iterable[str]) -> None:
-        """Pending trials that need one of `failed`, directly or through others that wait, become blocked."""
+    def _block(self, failed: Iterable[str]) -> set[str]:
+        """Pending trials that need one of `failed`, directly or through others that wait, become blocked; return them all."""
         edge, seen = set(failed), set[str]()
         while edge:
             waiting: set[str] = set()
@@ -84,8 +81,8 @@ class TrialStatements(Statements):
                 waiting |= {row.trial_id for row in rows if row.status in ("pending", "blocked")}
             edge = waiting - seen
             seen |= edge
-            for trial_id in edge:
-                self._execute(BLOCK, of_trial=trial_id)
+            self._execute_each(BLOCK, [{"of_trial": trial_id} for trial_id in edge])
+        return seen
 
     def _ancestors(self, ids: Iterable[str]) -> set[str]:
         """Whatever `ids` need, directly or through others."""

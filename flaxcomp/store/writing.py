@@ -2,16 +2,16 @@
 
 import sqlalchemy as sa
 
+from flaxcomp.store.decision_statements import DecisionStatements
 from flaxcomp.store.frame import Row
 from flaxcomp.store.lease import Lease
 from flaxcomp.store.lease_statements import LeaseStatements
-from flaxcomp.store.pack_statements import PackStatements
 from flaxcomp.store.rows import clean, to_record
 from flaxcomp.store.schema import artifacts, events, measurements, runs
 from flaxcomp.store.statements import mine
 
 
-class Writing(LeaseStatements, PackStatements):
+class Writing(LeaseStatements, DecisionStatements):
     """Everything that can be written; the caller checks the lease first (`check_lease`)."""
 
     def acquire(self, host: str, pid: int, ttl_s: float) -> Lease:

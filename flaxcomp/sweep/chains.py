@@ -1,7 +1,9 @@
 """Which trainings need which: chains such as teacher, assistant, student, as a plan shows them."""
 
-import sys
 from collections import Counter
+from typing import NamedTuple
+
+import msgspec
 
 from flaxcomp.sweep.compression import method_of
 from flaxcomp.sweep.ids import flatten
@@ -9,6 +11,20 @@ from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.sweep.trial import Trial
 
 Chain = tuple[str, ...]
+
+
+class _Link(NamedTuple):
+    """What is trained before a trial, and it; trials with the same needs and the same label share one.
+
+    Attributes:
+        chain: the labels.
+        before: the ids of all that is trained before it.
+        rounds: how many of these must be trained one after the other.
+    """
+
+    chain: Chain
+    before: frozenset[str]
+    rounds: int
 
 
 class Chains:
@@ -20,25 +36,37 @@ class Chains:
     def __init__(self) -> None:
         self.counts: Counter[Chain] = Counter()
         self.unshared = 0  # trainings, if every trial had those that it needs for itself
-        self._of: dict[str, Chain] = {}  # by trial
-        self._needed: dict[str, frozenset[str]] = {}  # by trial, all that is trained before it
+        self._of: dict[str, _Link] = {}  # by trial
+        self._links: dict[tuple[tuple[str, ...], str | None, str], _Link] = {}  # by needs, source and label
+        self._labels: dict[tuple[bytes, str | None], str] = {}  # by model and method
 
-    def add(self, trial: Trial) -> None:
-        """Take note of a trial."""
-        needed = frozenset(trial.needs).union(*(self._needed.get(need, ()) for need in trial.needs))
-        if needed:
-            self._needed[trial.id] = needed
+    def add(self, trial: Trial) -> int:
+        """Take note of a trial; return how many trainings must be done one after the other before it."""
+        config = trial.config
+        model = (msgspec.json.encode(config.model), None if config.source is None else method_of(config))
+        own = self._labels.get(model)
+        if own is None:
+            own = self._labels[model] = label(config)
+        key = (trial.needs, config.source, own)
+        link = self._links.get(key)
+        if link is None:
+            link = self._links[key] = self._link(*key)
+        self._of[trial.id] = link
         if trial.role == "trial":
-            self.unshared += 1 + len(needed)
-        own = sys.intern(label(trial.config))
-        needs = trial.needs if trial.config.source is None else (trial.config.source,)  # which has the same teacher
-        before = [self._of[need] for need in needs]
-        if len(before) > 1:
-            joined = sorted(f"({' > '.join(chain)})" if len(chain) > 1 else chain[0] for chain in before)
-            before = [(" + ".join(joined),)]
-        self._of[trial.id] = chain = (*before[0], own) if before else (own,)
-        if before and trial.role == "trial":
-            self.counts[chain] += 1
+            self.unshared += 1 + len(link.before)
+            if link.before:
+                self.counts[link.chain] += 1
+        return link.rounds
+
+    def _link(self, needs: tuple[str, ...], source: str | None, own: str) -> _Link:
+        links = [self._of[need] for need in needs]
+        before = frozenset(needs).union(*(link.before for link in links))
+        rounds = max((1 + link.rounds for link in links), default=0)
+        chains = [link.chain for link in links] if source is None else [self._of[source].chain]  # which has the same teacher
+        if len(chains) > 1:
+            joined = sorted(f"({' > '.join(chain)})" if len(chain) > 1 else chain[0] for chain in chains)
+            chains = [(" + ".join(joined),)]
+        return _Link((*chains[0], own) if chains else (own,), before, rounds)
 
 
 def label(config: TrialConfig) -> str:

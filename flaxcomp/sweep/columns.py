@@ -47,11 +47,12 @@ def differing(
         told: sections of which one column more tells which rows have it, where some have.
     """
     columns = [name for name in columns if name != "source"]  # which the others tell, and better than an id
-    having = {section: [row for row in rows if any(row.get(name) is not None for name in columns if _section(name) == section)]
-              for section in OPTIONAL_SECTIONS}  # fmt: skip
+    inside = {section: [name for name in columns if _section(name) == section] for section in OPTIONAL_SECTIONS}
+    having = {section: [row for row in rows if any(row.get(name) is not None for name in names)]
+              for section, names in inside.items()}  # fmt: skip
     found = {name for name in columns if len({repr(row.get(name)) for row in having.get(_section(name), rows)}) > 1}
     for section, some in having.items():
-        own = [name for name in columns if _section(name) == section and any(row.get(name) is not None for row in some)]
+        own = [name for name in inside[section] if any(row.get(name) is not None for row in some)]
         if section in told and 0 < len(some) < len(rows) and own:
             found.add(next((name for name in _TELLING.get(section, ()) if name in own), own[0]))
     return [name for name in columns if name in found]

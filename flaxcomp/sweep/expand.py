@@ -3,7 +3,7 @@
 import math
 import operator
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,9 @@ def check_size(loaded: LoadedSweep, limit: int = MAX_POINTS) -> None:
         raise loaded.error(f"the sweep has {points:,} points, more than {limit:,}; if that is meant, say --yes", (key,))
 
 
-def expand(loaded: LoadedSweep, catalog: Catalog, tally: Tally | None = None) -> Iterator[Trial]:
+def expand(
+    loaded: LoadedSweep, catalog: Catalog, tally: Tally | None = None, points: Sequence[Point] | None = None
+) -> Iterator[Trial]:
     """Yield the trials of a sweep and what they need, each once, dependencies before what needs them.
 
     Trials that need no other come first, then those with a teacher, initial weights from another or a network to make
@@ -70,6 +72,8 @@ def expand(loaded: LoadedSweep, catalog: Catalog, tally: Tally | None = None) ->
         loaded: the checked sweep file.
         catalog: knows data sets and models.
         tally: counts excluded and repeated points here.
+        points: those to take of a sweep with one block; None: all of a grid, or what is drawn. Of a search they are drawn as if
+            it were random, for what it will suggest nobody knows.
 
     Raises:
         SweepFileError: a section is wrong as a whole, the catalog refuses a data set or a model, an exclusion cannot be
@@ -82,11 +86,15 @@ def expand(loaded: LoadedSweep, catalog: Catalog, tally: Tally | None = None) ->
     depth = deepest = 0
     while depth <= deepest:
         for grid in grids:
-            for point in grid.points():
+            if depth and depth not in grid.depths:
+                continue
+            for point in grid.points() if points is None else points:
                 distill, train, methods = grid.distill(point), grid.train(point), grid.methods(point)
                 needed = max(distill.depth, train.depth) + len(methods)
                 if needed != depth:
-                    deepest = max(deepest, needed)
+                    if needed not in grid.depths:
+                        grid.depths.add(needed)
+                        deepest = max(deepest, needed)
                     continue
                 parts = Parts(grid.dataset(point), distill, grid.model(point), grid.seed(point), train, methods)
                 if loaded.exclude and _is_excluded(loaded, (*parts, *grid.blocks(point))):
@@ -121,9 +129,12 @@ class _Grid:
         self.seed = self._section("seed", lambda node, _: resolver.seed(node))
         self.distill = self._section("distill", lambda node, point: resolver.distill(node, self.dataset(point)), ("dataset",))
         self._methods = [(name, self._method(name, resolver)) for name in METHODS if self._asks_for(name)]
+        self.depths: set[int] = set()  # of the points, as far as they are known; all are after the first walk over them
 
     def methods(self, point: Point) -> tuple[tuple[str, Part], ...]:
         """The methods of compression that do something at a point."""
+        if not self._methods:
+            return ()
         found = ((name, section(point)) for name, section in self._methods)
         return tuple((name, part) for name, part in found if part.value is not None)
 
@@ -141,7 +152,7 @@ class _Grid:
         return self._section(name, resolve, ("dataset", "model"))
 
     def points(self) -> Iterator[Point]:
-        if self._sweep.method == "random":
+        if self._sweep.method != "grid":
             return self._draws()
         return _product([parameter.source.count for parameter in self._block if isinstance(parameter.source, Choices)])
 

@@ -79,10 +79,13 @@ def flatten(config_json: dict[str, Any], *, lists: bool = False) -> dict[str, An
     return columns
 
 
+# What is trained first, and its methods after it.
+COLUMN_ORDER = ("dataset", "model", "train", "distill", *METHODS, "seed", "source")
+
+
 def columns_of(config: TrialConfig, *, lists: bool = False) -> dict[str, Any]:
     """A configuration in dotted columns, defaults included, what is trained first and its methods after it; see `flatten`."""
-    order = ("dataset", "model", "train", "distill", *METHODS, "seed", "source")
-    return flatten({name: plain(getattr(config, name)) for name in order}, lists=lists)
+    return flatten({name: plain(getattr(config, name)) for name in COLUMN_ORDER}, lists=lists)
 
 
 def plain(value: Any, *, defaults: bool = True) -> Any:

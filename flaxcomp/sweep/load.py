@@ -23,6 +23,7 @@ from flaxcomp.sweep.document import Node, Place, Route, parse, read_text, show
 from flaxcomp.sweep.expressions import Expression, ExpressionError, compile_expression
 from flaxcomp.sweep.overrides import apply_overrides
 from flaxcomp.sweep.parameters import Block, Choices, Parameter, read_blocks
+from flaxcomp.sweep.search import check_search
 from flaxcomp.sweep.spec import Sweep, TrialForm
 
 _ALL = "`flaxcomp results RUN --format csv` has all as columns"
@@ -81,15 +82,21 @@ def load_text(text: str, file: str, overrides: Sequence[str] = ()) -> LoadedSwee
     blocks = read_blocks(Node(sweep.parameters, where(("parameters",))), method=sweep.method)
     check_dependencies(sweep, document, ((p.path[0], _nest(p.path, value), at) for p, value, at in _listed(blocks)))
     exclude = _check_columns(sweep, document, blocks)
+    if sweep.method == "optuna":
+        check_search(sweep, document, blocks)
     return LoadedSweep(sweep, text, file, document, blocks, exclude)
 
 
 def _check_together(sweep: Sweep, document: Node) -> None:
     place = document.place
-    if sweep.method == "random" and sweep.trials is None:
-        raise place.at(("method",)).error("`method: random` needs `trials`, how many to draw")
+    if sweep.method != "grid" and sweep.trials is None:
+        raise place.at(("method",)).error(f"`method: {sweep.method}` needs `trials`, how many to draw")
     if sweep.method == "grid" and sweep.trials is not None:
-        raise place.at(("trials",)).error("`trials` is for `method: random`; a grid has as many as its parameters make")
+        raise place.at(("trials",)).error(
+            "`trials` is for `method: random` and `optuna`; a grid has as many as its parameters make"
+        )
+    if sweep.method != "optuna" and sweep.sampler is not None:
+        raise place.at(("sampler",)).error(f"`sampler` is for `method: optuna`, got `method: {sweep.method}`")
     if sweep.benchmark is not None and sweep.export is None:
         raise place.at(("benchmark",)).error("`benchmark` needs `export`, which makes the files that it measures")
 

@@ -4,7 +4,7 @@
     train.epochs: {value: 20}                                       one value
     distill: {values: [null, {teacher: big}]}                       any part of a trial, whole sections too, which it replaces
     train: {optimizer: {learning_rate: {values: [1e-3, 1e-2]}}}     nested, also in the style of W&B with `parameters:` between
-    train.optimizer.learning_rate: {min: 1e-4, max: 1e-1, distribution: log_uniform}   for `method: random` only
+    train.optimizer.learning_rate: {min: 1e-4, max: 1e-1, distribution: log_uniform}   not in a grid
 
 A list of such mappings is the union of several grids. Where one parameter sets a section to null, parameters inside that
 section do not apply.
@@ -85,6 +85,12 @@ class Interval:
             number = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
         else:
             number = self.low + share * (self.high - self.low)
+        return self.nearest(number)
+
+    def nearest(self, number: float) -> Key:
+        """A number inside the bounds as trials have it."""
+        if self.distribution == "int_uniform":
+            return int(number)
         return min(max(float(f"{number:.{_SIGNIFICANT}g}"), self.low), self.high)
 
     def value(self, key: Key) -> Key:
@@ -189,8 +195,10 @@ def _source(path: Path, form: Node, method: str) -> Choices | Interval:
         return Choices(choices, len(choices), ("values",))
     if "range" in value:
         return _range(name, value["range"], form.place.at(("range",)))
-    if method != "random":
-        raise form.place.error(f"{name}: min and max are for `method: random`; a grid takes values, value or range")
+    if method == "grid":
+        raise form.place.error(
+            f"{name}: min and max are for `method: random` and `optuna`; a grid takes values, value or range"
+        )
     return _interval(path, form)
 
 

@@ -1,5 +1,6 @@
 """Packs, the trials that compile to the same program and train together in it; and the plan of a whole sweep."""
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from flaxcomp.sweep.compression import method_of
 from flaxcomp.sweep.expand import Tally, count_points, expand
 from flaxcomp.sweep.load import LoadedSweep
 from flaxcomp.sweep.spec import TrialConfig
+from flaxcomp.sweep.stopping.cohorts import Cohorts, Ending
 from flaxcomp.sweep.trial import Catalog, Trial
 
 # What a plan assumes for `auto`, which is decided when a run starts and the machine is known.
@@ -53,7 +55,7 @@ class Plan:
 
     `points` = trials + `tally`'s excluded and repeated ones; `groups` by signature, in order; `chains`: trials that need
     others, counted by the models that are trained for them one after the other; `unshared`: how many trainings there would be
-    if every trial had those that it needs for itself.
+    if every trial had those that it needs for itself; `ending`: what `early_stop` may save, where the sweep has it.
     """
 
     points: int
@@ -63,6 +65,7 @@ class Plan:
     workers: int
     chains: dict[Chain, int]
     unshared: int
+    ending: Ending | None = None
 
     @property
     def trials(self) -> int:
@@ -88,27 +91,29 @@ def make_plan(loaded: LoadedSweep, catalog: Catalog) -> Plan:
     workers = AUTO_WORKERS if resources.workers == "auto" else resources.workers
     tally = Tally()
     groups: dict[str, Group] = {}
-    rounds: dict[str, int] = {}  # of trials that need others: how many must be trained one after the other before
-    sizes: dict[int, dict[str, int]] = {}  # how many trials of each signature can start together
+    # How many trials of each signature can start together, by how many must be trained one after the other before.
+    sizes: defaultdict[int, Counter[str]] = defaultdict(Counter)
     chains = Chains()
+    cohorts = Cohorts(loaded.sweep.early_stop) if loaded.sweep.early_stop else None
     for trial in expand(loaded, catalog, tally):
-        chains.add(trial)
-        group = groups.setdefault(trial.signature, Group(trial))
+        before = chains.add(trial)
+        if cohorts is not None:
+            cohorts.add(trial)
+        group = groups.get(trial.signature)
+        if group is None:
+            group = groups[trial.signature] = Group(trial)
         if trial.role == "trial":
             group.trials += 1
         else:
             group.dependencies += 1
-        before = max((1 + rounds.get(need, 0) for need in trial.needs), default=0)
-        if before:
-            rounds[trial.id] = before
-        wave = sizes.setdefault(before, {})
-        wave[trial.signature] = wave.get(trial.signature, 0) + 1
+        sizes[before][trial.signature] += 1
     for wave in sizes.values():
         largest = {signature: max_pack(groups[signature].example.config, pack_size) for signature in wave}
         for signature, count in _shares(wave, largest, workers).items():
             groups[signature].packs += count
     _tell_apart(groups)
-    return Plan(count_points(loaded.sweep), tally, groups, pack_size, workers, dict(chains.counts), chains.unshared)
+    ending = cohorts.ending() if cohorts is not None else None
+    return Plan(count_points(loaded.sweep), tally, groups, pack_size, workers, dict(chains.counts), chains.unshared, ending)
 
 
 def form_packs(trials: Iterable[Trial], max_size: Callable[[Trial], int], workers: int) -> list[Pack]:

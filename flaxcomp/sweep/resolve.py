@@ -71,6 +71,7 @@ class Resolver:
         self._loaded, self._catalog = loaded, catalog
         self._names = {name for expression in loaded.exclude for name in with_teachers_own(expression.names)}
         self._others: dict[tuple[str, bytes], _Needed] = {}
+        self._checked: set[tuple[Part, Part, Part, Any]] = set()
 
     def dataset(self, node: Node) -> Part:
         value = _convert(node, Dataset, "dataset")
@@ -184,6 +185,9 @@ class Resolver:
         distill = parts.distill
         if distill.value is None or distill.place is None:
             return
+        key = (parts.dataset, parts.train, distill, parts.model.value.get("num_classes"))  # all that it depends on
+        if key in self._checked:
+            return
         sections = {name: getattr(parts, name).value for name in ("dataset", "model", "train", "distill")}
         sections |= {name: part.value for name, part in parts.methods}
         teachers = {trial.id: trial.config for trial in distill.chain}
@@ -191,6 +195,9 @@ class Resolver:
             distilling.check_training(TrialConfig(**sections), parts.dataset.images.classes, teachers)
         except UserError as error:
             raise distill.place.at((_key_of(error, "distill"),)).error(str(error)) from None
+        if len(self._checked) >= MEMO_LIMIT:
+            self._checked.clear()
+        self._checked.add(key)
 
     def method(self, name: str, node: Node, dataset: Part, model: Part) -> Part:
         """The block of a method of compression; its value is None where it changes nothing."""

@@ -19,6 +19,7 @@ from flaxcomp.sweep.compression.quantize import Quantize
 from flaxcomp.sweep.compression.subset import Subset
 from flaxcomp.sweep.kinds import Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt, Spec, Unit
 from flaxcomp.sweep.sizes import SIZE_PATTERN, size_bytes
+from flaxcomp.sweep.stopping import EarlyStop
 
 Precision = Literal["float32", "float16", "weight_only", "dynamic", "int16", "int8"]
 Quantizer = Literal["tensorflow", "ai_edge"]
@@ -191,7 +192,7 @@ class Compression(Spec, frozen=True):
     quantize: Quantize | None = None
 
 
-class TrialConfig(Compression, frozen=True, kw_only=True):
+class TrialConfig(Compression, frozen=True, kw_only=True, gc=False):
     """One fully resolved training. `model` has `name` and the architecture's own options, defaults left out.
 
     Of several methods the last one is this trial's own: it starts from the network of the trial `source`, which has the others.
@@ -326,6 +327,13 @@ class Retention(Spec, frozen=True):
             raise ValueError(f"total must be bytes, or text such as 200 GiB, and at least 1 B; got {self.total!r:.80}")
 
 
+class Sampler(Spec, frozen=True):
+    """Which trials `method: optuna` tries next, from what the ones before have come to."""
+
+    name: Literal["tpe", "nsga2"] = "tpe"
+    batch: PositiveInt = 16  # trials asked for at once, the next when all of them have ended; the first at random. A generation
+
+
 class Sweep(Spec, frozen=True):
     """A sweep file after its syntax was checked; `base` and `parameters` are checked against each trial."""
 
@@ -333,9 +341,10 @@ class Sweep(Spec, frozen=True):
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
     base: dict[str, Any]
     parameters: dict[str, Any] | list[dict[str, Any]] = {}  # a list: the union of several grids
-    method: Literal["grid", "random"] = "grid"
-    trials: PositiveInt | None = None  # random: how many to draw
-    sampling_seed: NonNegativeInt = 0  # random
+    method: Literal["grid", "random", "optuna"] = "grid"
+    trials: PositiveInt | None = None  # random, optuna: how many to draw
+    sampling_seed: NonNegativeInt = 0  # random, optuna
+    sampler: Sampler | None = None  # optuna; None: as if `{name: tpe}` were given
     teachers: dict[str, dict[str, Any]] = {}  # named trainings that distill.teacher may refer to
     exclude: tuple[str, ...] = ()
     metrics: Annotated[tuple[Metric, ...], Meta(min_length=1)] = (
@@ -343,6 +352,7 @@ class Sweep(Spec, frozen=True):
         Metric(name="params", goal="minimize"),
     )
     constraints: tuple[str, ...] = ()
+    early_stop: EarlyStop | None = None
     export: Export | None = None
     benchmark: Benchmark | None = None
     resources: Resources = Resources()

@@ -1,7 +1,8 @@
 """What a sweep is expanded to, and what it must ask of other rooms for that."""
 
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
+
+import msgspec
 
 from flaxcomp.sweep.spec import Dataset, TrialConfig
 
@@ -41,9 +42,8 @@ class Catalog(Protocol):
         """The name map in a YAML file. Raises UserError when it is missing or no map."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One training to be done.
+class Trial(msgspec.Struct, frozen=True, gc=False):
+    """One training to be done. There may be a million, so they are quick to make and nothing for the garbage collector.
 
     Attributes:
         id: see `ids.trial_id`.

@@ -16,6 +16,8 @@ class PackJob:
         configs: by trial id, in the order of the pack.
         teachers: configurations of the trials that these learn from, by id; they are finished.
         teaches: those of this pack that other trials learn from.
+        pause_at: after so many epochs the pack pauses, if it has more.
+        origins: of trials that paused in another pack, that pack, whose checkpoint has them after `origin_epoch` epochs.
     """
 
     root: str
@@ -25,6 +27,9 @@ class PackJob:
     configs: dict[str, TrialConfig]
     teachers: dict[str, TrialConfig] = field(default_factory=dict)
     teaches: tuple[str, ...] = ()
+    pause_at: int | None = None
+    origins: dict[str, str] = field(default_factory=dict)
+    origin_epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,14 @@ class Finished(Event):
 @dataclass(frozen=True)
 class Stopped(Event):
     """Stopped as asked, with a checkpoint to go on from."""
+
+
+@dataclass(frozen=True)
+class Paused(Stopped):
+    """Stopped after the epoch that the job names, to be decided on; results by trial id, as far as they are known."""
+
+    epoch: int
+    results: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)

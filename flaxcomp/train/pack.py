@@ -17,7 +17,8 @@ from flaxcomp.models.counting import count
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.train.initial import initial_state
 from flaxcomp.train.inputs import input_shape
-from flaxcomp.train.job import EpochDone, Event, Finished, Note, PackJob, Stopped, Tick
+from flaxcomp.train.job import EpochDone, Event, Finished, Note, PackJob, Paused, Stopped, Tick
+from flaxcomp.train.members import gather, padded
 from flaxcomp.train.metrics import classification_metrics
 from flaxcomp.train.names import by_name, name_of
 from flaxcomp.train.phases import optimizer_of
@@ -46,7 +47,7 @@ class Trainer:
     def train(
         self, job: PackJob, should_stop: Callable[[], bool], start: Model | None = None, variant: Variant = PLAIN
     ) -> Iterator[Event]:
-        """Yield what happens, the last event being Finished or Stopped, when all that it tells of is on disk.
+        """Yield what happens, the last event being Finished, Stopped or Paused, when all that it tells of is on disk.
 
         Errors are raised, those of a checkpoint's writer by the next save or at the end.
 
@@ -61,6 +62,11 @@ class Trainer:
                 yield Stopped(job.pack_id, job.attempt)
                 return
             while run.epoch < run.epochs:
+                if run.epoch == job.pause_at and run.step == 0:
+                    run.save(checkpoints)
+                    checkpoints.wait()
+                    yield Paused(job.pack_id, job.attempt, run.epoch, run.results_so_far())
+                    return
                 stopped = yield from run.train_epoch(should_stop)
                 if stopped:
                     run.save(checkpoints)
@@ -103,8 +109,10 @@ class _PackRun:
         self.program = trainer.program(job, variant)
         self.epochs = -(-self.program.steps // self.program.steps_per_epoch)  # the last one may be a part
         self._teachers = trainer.teachers.places(job)
-        self.stage, self.hyper = 0, self.program.hyper(self.configs, self._teachers)
+        self.size = len(self.ids)  # places of the program; those after the trials' own are read by nobody
+        self.stage, self.hyper = 0, self._hyper(0)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
+        self._before = [0.0] * len(self.ids)  # seconds of each trial in earlier packs
         self.rows: list[dict[str, Any]] = []
         self.state: State
         self.best: Model
@@ -116,27 +124,56 @@ class _PackRun:
         found = checkpoints.restore(notes.append)
         for text in notes:
             yield Note(self.job.pack_id, self.job.attempt, text)
-        notes = self.begin(initial=found is None)
-        for text in notes:
-            yield Note(self.job.pack_id, self.job.attempt, text)
-        if found is None:
+        _, flat, meta = found or (0, *(yield from self._from_others()))
+        if meta is None:
+            for text in self.begin():
+                yield Note(self.job.pack_id, self.job.attempt, text)
             return
-        _, flat, meta = found
-        self._enter_stage(meta["epoch"] * self.program.steps_per_epoch + meta["step"])  # has its optimizer's state
-        tree = jax.tree.map(jnp.asarray, trees.unflatten(flat, {"train": self.state, "best": self.best}))
-        self.state, self.best = tree["train"], tree["best"]
         self.epoch, self.step, self.seconds = meta["epoch"], meta["step"], meta["seconds"]
-        self.rows, self.best_accuracy = meta["rows"], np.asarray(meta["best_accuracy"])
+        self.rows, self._before = meta["rows"], meta.get("before") or self._before
+        self.size = meta.get("size") or (self.size if found else self._fitting_size())
+        self.stage = self.program.stage_at(self.epoch * self.program.steps_per_epoch + self.step)  # has its optimizer's state
+        self.hyper = self._hyper(self.stage)
+        tree = jax.tree.map(jnp.asarray, trees.unflatten(padded(flat, self.size), self._template()))
+        self.state, self.best = tree["train"], tree["best"]
+        self.best_accuracy = padded({"": np.asarray(meta["best_accuracy"])}, self.size)[""]
         if self.rows:  # the controller may have missed them; it takes each (trial, epoch) once
             yield EpochDone(self.job.pack_id, self.job.attempt, self.rows)
 
-    def begin(self, *, initial: bool = True) -> list[str]:
-        """The state of step 0; without `initial` only its structure counts. Returns what there is to tell."""
+    def _from_others(self) -> Generator[Event, None, tuple[trees.Flat, dict[str, Any] | None]]:
+        """What trials bring along that paused in other packs; no meta data where there is nothing."""
+        if not self.job.origins:
+            return {}, None
+        try:
+            return gather(self.job)
+        except ValueError as error:
+            text = f"{error}: the training of the {len(self.ids)} trials that went on from it starts anew"
+            yield Note(self.job.pack_id, self.job.attempt, text)
+            return {}, None
+
+    def _fitting_size(self) -> int:
+        last = min(self.job.pause_at or self.epochs, self.epochs)
+        return self.program.sizes.fitting(len(self.ids), (last - self.epoch) * self.program.steps_per_epoch)
+
+    def _template(self) -> dict[str, Any]:
+        """The shapes of a checkpoint, without computing a state."""
+        state = jax.eval_shape(self.program.init, self.hyper)
+        if self.stage:
+            state = jax.eval_shape(lambda state, hyper: self.program.begin(state, hyper, self.stage), state, self.hyper)
+        return {"train": state, "best": _model_of(state)}
+
+    def _hyper(self, stage: int) -> dict[str, jax.Array]:
+        spare = self.size - len(self.ids)
+        configs, teachers = ([*own, *own[:1] * spare] for own in (self.configs, self._teachers))
+        return self.program.hyper(configs, teachers, stage)
+
+    def begin(self) -> list[str]:
+        """The state of step 0. Returns what there is to tell."""
         self.state = self.program.init(self.hyper)
         notes: list[str] = []
-        if initial and self._start is not None:
+        if self._start is not None:
             self.state = started(self.state, self._start)
-        elif initial:
+        else:
             self.state, notes = initial_state(self.job, self.program, self.state)
         self.best = jax.tree.map(jnp.copy, _model_of(self.state))  # `train` uses its state up
         self.best_accuracy = np.full(len(self.ids), -1.0)
@@ -154,10 +191,12 @@ class _PackRun:
         return True
 
     def save(self, checkpoints: PackCheckpoints) -> None:
-        meta = {"epoch": self.epoch, "step": self.step, "seconds": self.seconds, "rows": self.rows,
-                "best_accuracy": self.best_accuracy.tolist(), "trials": list(self.ids)}  # fmt: skip
+        own = len(self.ids)
+        meta = {"epoch": self.epoch, "step": self.step, "seconds": self.seconds, "before": self._before, "rows": self.rows,
+                "best_accuracy": self.best_accuracy[:own].tolist(), "trials": list(self.ids), "size": self.size}  # fmt: skip
         number = self.epoch * self.program.steps_per_epoch + self.step
-        checkpoints.save(number, trees.flatten({"train": self.state, "best": self.best}), meta)
+        state = trees.flatten({"train": self.state, "best": self.best})
+        checkpoints.save(number, {name: array[:own] for name, array in state.items()}, meta)
 
     def train_epoch(self, should_stop: Callable[[], bool]) -> Generator[Event, None, bool]:
         """Train to the end of the epoch; the generator's value is true if it was stopped before."""
@@ -178,7 +217,10 @@ class _PackRun:
             self._enter_stage(start + last)
             trained_only = program.compilations() == compiled  # else the time says nothing about training
             yield self._tick(steps, seconds if trained_only else None)
-            if trained_only:
+            if not trained_only:
+                program.sizes.compiled(self.size, seconds)
+            else:
+                program.sizes.trained(self.size, steps, seconds)
                 self.seconds += seconds
                 self._timed_steps += steps
                 self._timed_seconds += seconds
@@ -190,7 +232,7 @@ class _PackRun:
         """Begin the stage that a step belongs to, if it is another one: checkpoints hold the optimizer of the step to come."""
         stage = self.program.stage_at(step)
         if stage != self.stage:
-            self.stage, self.hyper = stage, self.program.hyper(self.configs, self._teachers, stage)
+            self.stage, self.hyper = stage, self._hyper(stage)
             self.state = self.program.begin(self.state, self.hyper, stage)
 
     def _tick(self, steps: int, seconds: float | None) -> Tick:
@@ -207,7 +249,7 @@ class _PackRun:
         stage, factor = program.stage_at(last), program.learning_rate_factor(last)
         images = self._timed_steps * program.batch_size * len(self.ids)
         rows = self.evaluate_epoch(self.epoch + 1)
-        for row, loss, config in zip(rows, losses, self.configs, strict=True):
+        for row, loss, config in zip(rows, losses[: len(rows)], self.configs, strict=True):
             row |= {"train_loss": _finite(loss), "learning_rate": optimizer_of(config.train, stage).learning_rate * factor,
                     "images_per_second": images / self._timed_seconds if self._timed_steps else None}  # fmt: skip
         self.rows = [*self.rows, *rows]
@@ -239,23 +281,36 @@ class _PackRun:
         save_models(models)
         for trial in self.job.teaches:
             self.trainer.teachers.write_logits(self.job.root, trial, self.program)
-        validation = {row["trial"]: row for row in self.rows if row["epoch"] == self.epochs}
         test = self.program.evaluate(self.state, "test")
-        info = self.program.info
-        counts = count(registry.shipped(self.config.model), input_shape(self.config.dataset, info), info.num_classes)
-        results = {}
+        results = self._figures()
         for i, trial in enumerate(self.ids):
             figures = classification_metrics(test["confusion"][i].T)
-            results[trial] = {
-                "params": counts.params, "trainable_params": counts.trainable_params, "macs": counts.macs,
+            results[trial] |= {
                 **{f"test_{name}": value for name, value in figures.items()},
-                "test_top5_accuracy": _top5(test, i), "val_top5_accuracy": validation[trial].get("val_top5_accuracy"),
-                "test_loss": _finite(test["loss"][i]), "val_accuracy": validation[trial]["val_accuracy"],
-                "val_loss": validation[trial]["val_loss"], "best_val_accuracy": float(self.best_accuracy[i]),
-                "train_seconds": self.seconds / len(self.ids), "pack_trials": len(self.ids),
+                "test_top5_accuracy": _top5(test, i), "test_loss": _finite(test["loss"][i]),
                 "confusion_matrix": test["confusion"][i].tolist(),
             }  # fmt: skip
         return results
+
+    def results_so_far(self) -> dict[str, dict[str, Any]]:
+        """Of a pack that pauses; the test set is not looked at."""
+        return {trial: row | {"epochs_done": self.epoch} for trial, row in self._figures().items()}
+
+    def _figures(self) -> dict[str, dict[str, Any]]:
+        """What is known after the last epoch without the test set."""
+        validation = {row["trial"]: row for row in self.rows if row["epoch"] == self.epoch}
+        info, trials = self.program.info, len(self.ids)
+        counts = count(registry.shipped(self.config.model), input_shape(self.config.dataset, info), info.num_classes)
+        return {
+            trial: {
+                "params": counts.params, "trainable_params": counts.trainable_params, "macs": counts.macs,
+                "val_accuracy": validation[trial]["val_accuracy"], "val_loss": validation[trial]["val_loss"],
+                "val_top5_accuracy": validation[trial].get("val_top5_accuracy"),
+                "best_val_accuracy": float(self.best_accuracy[i]),
+                "train_seconds": self._before[i] + self.seconds / trials, "pack_trials": trials,
+            }
+            for i, trial in enumerate(self.ids)
+        }  # fmt: skip
 
 
 def started(state: State, model: Model) -> State:

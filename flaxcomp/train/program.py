@@ -16,6 +16,7 @@ from flaxcomp.models import layers
 from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.train.batches import in_batches
 from flaxcomp.train.lessons import Lessons
+from flaxcomp.train.members import Sizes
 from flaxcomp.train.one import Model, OneTrial, State, Tree
 from flaxcomp.train.phases import stacked
 from flaxcomp.train.resident import Resident
@@ -44,6 +45,7 @@ class Program(OneTrial):
     ) -> None:
         super().__init__(config, data, teachers, variant)
         self.execution = execution or ("map" if jax.default_backend() == "cpu" else "vmap")
+        self.sizes = Sizes()
 
     # From outside; every first axis is the trial.
 

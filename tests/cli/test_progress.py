@@ -2,7 +2,7 @@
 
 import pytest
 
-from flaxcomp.cli.progress import BarDisplay, PlainDisplay, Tally
+from flaxcomp.cli.progress import BURST, BarDisplay, PlainDisplay, Tally
 from flaxcomp.sweep.plan import Pack
 from flaxcomp.sweep.spec import Metric
 from flaxcomp.train.job import EpochDone, Failed, Finished, Tick
@@ -117,6 +117,34 @@ def test_bars_wait_for_a_speed(clock: Clock) -> None:
     for rate, text in ((None, "compiling"), (48.0, "48 images/s"), (None, "48 images/s")):
         display.happened(Tick("p", 1, 20, 1000, rate))
         assert display._progress.tasks[1].description == text
+
+
+def test_packs_that_take_no_time_do_not_fill_the_log(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    display = PlainDisplay(tally(clock))
+    display.started({str(n): "pending" for n in range(1000)}, 1)
+    for n in range(1000):
+        clock.now = n / 100  # ten seconds in all
+        display.pack_started(Pack(f"p{n}", (str(n),), "s"), 1)
+        display.happened(Finished(f"p{n}", 1, {str(n): {}}))
+    assert BURST <= len(capsys.readouterr().err.splitlines()) <= BURST + 12
+    display.happened(Failed("p", 1, "error", "it broke"))
+    assert capsys.readouterr().err == "pack p failed (error): it broke\n", "failures are always told"
+
+
+def test_an_event_adds_up_the_work_of_its_own_trials_alone(clock: Clock) -> None:
+    asked: list[str] = []
+    t = Tally(Metric(name="params", goal="minimize"), str.upper, lambda trial: (asked.append(trial), 1.0)[1], clock)
+    t.started({str(n): "pending" for n in range(100)})
+    clock.now = 10.0
+    t.happened(Finished("p", 1, {"0": {}, "1": {}}), Pack("p", ("0", "1"), "s"))
+    assert t.seconds_left() == pytest.approx(490.0)
+    asked.clear()
+    t.happened(Finished("q", 1, {"2": {}}), Pack("q", ("2",), "s"))
+    clock.now = 15.0
+    assert t.seconds_left() == pytest.approx(485.0)
+    assert asked == ["2"]
+    t.happened(Finished("q", 1, {"2": {}}), Pack("q", ("2",), "s"))
+    assert t.seconds_left() == pytest.approx(485.0), "told twice, done once"
 
 
 def test_plain_lines(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:

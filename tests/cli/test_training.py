@@ -42,15 +42,14 @@ class Quick:
     """Trains in no time: the higher the seed, the better."""
 
     slots = 1
-    next_worker = "worker"
 
     def __init__(self) -> None:
         self.seeds: list[int] = []
         self._events: deque[Event] = deque()
 
     @property
-    def free(self) -> int:
-        return 0 if self._events else 1
+    def free(self) -> list[str]:
+        return [] if self._events else ["worker"]
 
     def start(self, job: PackJob) -> None:
         for trial, config in job.configs.items():

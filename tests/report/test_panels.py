@@ -20,6 +20,7 @@ from flaxcomp.report.panels import (
     runs,
     winners,
 )
+from flaxcomp.report.points import level
 from flaxcomp.report.tables import Table
 from flaxcomp.report.write import png
 from flaxcomp.store.frame import RunFrame
@@ -84,6 +85,22 @@ def test_the_front_of_every_pair_is_exact():
     expected = {row["trial"] for row in pareto(finished, SMALL.metrics)}
     assert {info.points["trial"][index].trial for index in info.front("params", "val_accuracy")} == expected
     assert len(info.fronts) == len(info.quantities) * (len(info.quantities) - 1) / 2
+
+
+def test_of_very_many_points_the_fronts_are_all_drawn_and_the_others_thinned(monkeypatch):
+    whole = front.info(SMALL)
+    monkeypatch.setattr("flaxcomp.report.points.MOST_POINTS", 7)
+    info = front.info(SMALL)
+    assert whole.left_out == 0
+    for pair, members in info.fronts.items():
+        where = level(pair)
+        assert [info.points[where][index] for index in members] == [whole.points[where][i] for i in whole.fronts[pair]]
+    on_one = {index for pair, its in info.fronts.items() if level(pair) == "trial" for index in its}
+    assert len(info.points["trial"]) == len(on_one) + 7
+    lost = sum(len(whole.points[where]) - len(info.points[where]) for where in whole.points)
+    assert info.left_out == lost > 0
+    assert f"{lost:,} are not" in info.caption
+    assert "are not, evenly" not in whole.caption
 
 
 def test_a_front_on_devices_has_members_on_each():

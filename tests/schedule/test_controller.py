@@ -52,15 +52,11 @@ class Scripted:
         self.hang = False
 
     @property
-    def free(self) -> int:
-        return self.slots - len(self._busy)
-
-    @property
-    def next_worker(self) -> str:
-        return "worker"
+    def free(self) -> list[str]:
+        return ["worker"] * (self.slots - len(self._busy))
 
     def start(self, job: PackJob) -> None:
-        assert self.free > 0, "more packs than slots"
+        assert self.free, "more packs than slots"
         self.jobs.append(job)
         self._busy[job.pack_id] = job
         if not self.hang:
@@ -307,7 +303,7 @@ def test_progress_that_is_only_shown_costs_no_transaction(paths: RunPaths, monke
     batch = Store.batch
     monkeypatch.setattr(Store, "batch", lambda self, lease: (opened.append(lease), batch(self, lease))[1])
     _, observer = run(paths, Scripted(script), trials(1))
-    assert len(opened) == 2, "one for the epoch, one for the results"
+    assert len(opened) == 3, "one for the start, one for the epoch, one for the results"
     assert [type(event) for event in observer.seen] == [*[Tick] * 5, EpochDone, Finished]
 
 

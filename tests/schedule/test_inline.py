@@ -31,11 +31,11 @@ def test_one_pack_at_a_time_and_free_as_soon_as_it_ended(monkeypatch: pytest.Mon
     monkeypatch.setattr(Worker, "run", run)
     executor = InlineExecutor()
     for name in ("a", "b"):
-        assert executor.free == 1
+        assert len(executor.free) == 1
         executor.start(make_job(name))
         events = wait_for_the_end(executor)
         assert [(type(event), event.pack_id) for event in events] == [(Tick, name), (Finished, name)]
-        assert executor.free == 1
+        assert len(executor.free) == 1
     assert executor.events(0.01) == []
     executor.close()
 
@@ -51,7 +51,7 @@ def test_a_thread_that_dies_is_a_lost_worker(monkeypatch: pytest.MonkeyPatch) ->
     (failed,) = wait_for_the_end(executor)
     assert isinstance(failed, Failed)
     assert (failed.kind, failed.error) == ("lost", "SystemExit: 3")
-    assert executor.free == 1
+    assert len(executor.free) == 1
 
 
 def test_closing_waits_for_the_checkpoint(tmp_path: Path) -> None:

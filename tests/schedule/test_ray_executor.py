@@ -13,7 +13,7 @@ import ray
 from flaxcomp.checkpoint.packs import PackCheckpoints
 from flaxcomp.errors import UserError
 from flaxcomp.schedule import ray_executor
-from flaxcomp.schedule.ray_executor import RayExecutor, actor_options, count_workers
+from flaxcomp.schedule.ray_executor import RayExecutor, count_workers, worker_environment
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.sweep.ids import signature
 from flaxcomp.sweep.spec import Dataset, Distill, Resources, Train, TrialConfig
@@ -49,8 +49,8 @@ def test_a_worker_that_fits_on_no_node_is_refused_and_does_not_wait_for_ever(res
 def test_workers_do_not_start_a_thread_for_every_core_each(
     resources: Resources, workers: int, cpus: list[float], threads: str
 ) -> None:
-    options = actor_options(resources, workers, [{"CPU": cpu} for cpu in cpus])
-    assert options["runtime_env"]["env_vars"] == {"NPROC": threads, "JAX_PLATFORMS": "cpu"}
+    environment = worker_environment(resources, workers, [{"CPU": cpu} for cpu in cpus])
+    assert environment == {"NPROC": threads, "JAX_PLATFORMS": "cpu"}
 
 
 def test_a_ray_client_address_is_refused() -> None:
@@ -81,7 +81,7 @@ def executor() -> Iterator[RayExecutor]:
 
 @pytest.fixture
 def warm(executor: RayExecutor) -> RayExecutor:
-    wait_for(lambda: executor.free == 2)
+    wait_for(lambda: len(executor.free) == 2)
     return executor
 
 
@@ -126,9 +126,9 @@ def test_two_packs_train_at_once_and_a_worker_without_room_is_given_none(warm: R
     assert warm.slots == 3
     warm.start(make_job(tmp_path, "long", epochs=100_000))
     first = events_until(warm, lambda event: isinstance(event, Tick))
-    assert warm.free == 1
+    assert len(warm.free) == 1
     warm.start(make_job(tmp_path, "short"))
-    assert warm.free == 0
+    assert len(warm.free) == 0
     both = events_until(warm, ended)
     finished = next(event for event in both if ended(event))
     assert isinstance(finished, Finished)
@@ -136,7 +136,7 @@ def test_two_packs_train_at_once_and_a_worker_without_room_is_given_none(warm: R
     assert set(finished.results) == {"short"}
     assert {event.pack_id for event in first} == {"long"}
     assert any(event.pack_id == "long" for event in both), "the other one went on meanwhile"
-    assert warm.free == 1, "free as soon as the end is known"
+    assert len(warm.free) == 1, "free as soon as the end is known"
 
     os.kill(process_of(warm, "long"), signal.SIGKILL)
     lost = events_until(warm, ended)[-1]
@@ -144,7 +144,7 @@ def test_two_packs_train_at_once_and_a_worker_without_room_is_given_none(warm: R
     assert (lost.kind, lost.pack_id, lost.attempt) == ("lost", "long", 1)
     assert "worker process has died" in lost.error
     assert "\n" not in lost.error
-    wait_for(lambda: warm.free == 2)
+    wait_for(lambda: len(warm.free) == 2)
     warm.start(make_job(tmp_path, "after"))
     assert isinstance(events_until(warm, ended)[-1], Finished)
 

@@ -55,6 +55,8 @@ def test_a_store_of_the_first_version_becomes_one_of_today(old: Runs, monkeypatc
     database = connect(old.paths, old.url, None)
     with database.transaction() as connection:
         connection.exec_driver_sql("ALTER TABLE measurements DROP COLUMN instructions")
+        for table in ("rungs", "suggestions"):
+            connection.exec_driver_sql(f"DROP TABLE {table}")
     database.close()
     monkeypatch.setattr(migrations, "MIGRATIONS", REAL)
     store = old.create()

@@ -40,6 +40,8 @@ def command(sweep: Path, overrides: tuple[str, ...], yes: bool, with_cost: bool,
       excluded        by `exclude`,
       repeated        equal to another one,
       trials          what is left
+                    (`method: optuna` suggests its trials as it goes: these, and all that follows
+                    from them here, are an example, drawn at random)
       dependencies  trainings that only other trials need, such as teachers
       unshared      trainings, were those that several trials need not done once for all
       packs         of at most `pack_size` trials, for `workers` workers
@@ -47,6 +49,8 @@ def command(sweep: Path, overrides: tuple[str, ...], yes: bool, with_cost: bool,
                     packs, differs (the columns that tell it from the others)
       chains        trials that need others: the models trained one after the other, the
                     trial's own last, and how many trials are at the end of it
+      early_stop    where the sweep has it: trainings (all), to_the_end_at_least, epochs (of
+                    all), epochs_at_least
       cost          with --cost: seconds, disk_bytes of all trials; each signature then has
                     params, trainable_params, macs, step_flops, seconds, disk_bytes of one;
                     of a method that makes networks smaller: as if the network stayed
@@ -115,6 +119,9 @@ def _document(loaded: "LoadedSweep", plan: "Plan", costs: dict[str, Cost]) -> di
         ],
     }
     document["chains"] = [{"chain": list(chain), "trials": count} for chain, count in plan.chains.items()]
+    if plan.ending is not None:
+        names = ("trainings", "to_the_end_at_least", "epochs", "epochs_at_least")
+        document["early_stop"] = dict(zip(names, plan.ending, strict=True))
     if costs:
         document["cost"] = {name: _total(plan, costs, name) for name in ("seconds", "disk_bytes")}
     return document
@@ -131,8 +138,10 @@ def _print(loaded: "LoadedSweep", plan: "Plan", costs: dict[str, Cost]) -> None:
     resources = loaded.sweep.resources
     assumed = [f"{name}: auto taken as {value}" for name, value in (("pack", plan.pack_size), ("workers", plan.workers))
                if getattr(resources, name) == "auto"]  # fmt: skip
+    repeated = f"{plan.tally.repeated:,} equal to another" if plan.tally.repeated else ""
+    example = "drawn at random, as an example: the sampler's depend on results" if loaded.sweep.method == "optuna" else ""
     rows = [
-        ("points", f"{plan.points:,}", "" if plan.tally.repeated == 0 else f"{plan.tally.repeated:,} equal to another"),
+        ("points", f"{plan.points:,}", ", ".join(filter(None, (example, repeated)))),
         ("excluded", f"{plan.tally.excluded:,}", ""),
         ("trials", f"{plan.trials:,}", ""),
         ("dependencies", f"{plan.dependencies:,}", "trained because others need them" if plan.dependencies else ""),
@@ -140,6 +149,10 @@ def _print(loaded: "LoadedSweep", plan: "Plan", costs: dict[str, Cost]) -> None:
     ]
     if plan.dependencies or plan.chains:
         rows.append(("trainings", f"{plan.trials + plan.dependencies:,}", f"{plan.unshared:,} if nothing were shared"))
+    if plan.ending is not None:
+        ending = plan.ending
+        rows.append(("to the end", f"{ending.fewest:,}", f"at least, by early_stop; at most {ending.trials:,}"))
+        rows.append(("epochs", f"{ending.fewest_epochs:,}", f"at least; at most {ending.epochs:,}"))
     if costs:
         rows.append(("time", _duration(_total(plan, costs, "seconds")), "if trained one after the other"))
         rows.append(("disk", show_size(_total(plan, costs, "disk_bytes")), ""))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from flaxcomp.schedule.controller import Summary
     from flaxcomp.store.paths import RunPaths
     from flaxcomp.sweep.expand import Trial
+    from flaxcomp.sweep.load import LoadedSweep
 
 STOPPED = 130  # exit code, as after SIGINT
 
@@ -47,11 +48,11 @@ def command(ctx: click.Context, sweep: Path, out: Path | None, executor: Literal
 
     given = given_sweep(sweep, overrides)
     loaded = load_sweep(given.file, given.overrides)
-    _check_packages(executor, exports=loaded.sweep.export is not None and not train_only)
+    _check_packages(loaded, executor, exports=loaded.sweep.export is not None and not train_only)
     if not yes:
         check_size(loaded)
     catalog = RoomCatalog(beside=given.file.parent, copies=given.copies)
-    trials = list(expand(loaded, catalog))
+    trials = list(expand(loaded, catalog))  # of a search an example, which shows what is wrong just as well
     _check_data(trials)
     pool = pool_file(loaded, given.file, frozen=given.run.pool_file if given.run else None)
     paths = RunPaths.at(out) if out else given.run or RunPaths.at(Path("runs") / loaded.sweep.name)
@@ -60,7 +61,7 @@ def command(ctx: click.Context, sweep: Path, out: Path | None, executor: Literal
     keep_inputs(catalog, paths)
     from flaxcomp.cli.training import Wanted, make_executor, train
 
-    wanted = Wanted(loaded, trials, paths, given.overrides, pool, store_url)
+    wanted = Wanted(loaded, trials, paths, given.overrides, pool, store_url, catalog)
     summary = train(wanted, lambda: make_executor(executor, address, loaded))
     _tell(summary, paths)
     if not train_only and summary.count("finished"):
@@ -69,9 +70,11 @@ def command(ctx: click.Context, sweep: Path, out: Path | None, executor: Literal
         ctx.exit(1)
 
 
-def _check_packages(executor: str, *, exports: bool) -> None:
+def _check_packages(loaded: "LoadedSweep", executor: str, *, exports: bool) -> None:
     from flaxcomp.cli.packages import EXPORT, TRAINING, need
 
+    if loaded.sweep.method == "optuna":
+        need(("optuna",), "`method: optuna`")
     need(TRAINING, "training")
     if executor == "ray":
         need(("ray",), "training under Ray", ", or say --executor inline")

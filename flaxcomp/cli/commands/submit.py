@@ -59,7 +59,8 @@ def command(sweep: Path, target_file: Path, out: Path | None, overrides: tuple[s
         ) as store:
             lease = acquire(store)
             try:
-                store.add_trials(lease, trials)  # so that `status` knows them before the cluster has begun
+                if loaded.sweep.method != "optuna":  # whose trials are known when it runs
+                    store.add_trials(lease, trials)  # so that `status` knows them before the cluster has begun
             finally:
                 store.release(lease)
         job = submit(client, target, loaded.text, paths.root, overrides, files, yes=yes)

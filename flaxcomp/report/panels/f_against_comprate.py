@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from flaxcomp.report.charts import TOOLTIP, Spec, colour, tip, wide
 from flaxcomp.report.configurations import Naming, architecture
 from flaxcomp.report.fronts import is_number
-from flaxcomp.report.points import trial_rows
+from flaxcomp.report.points import thinned, trial_rows
 from flaxcomp.report.quantities import quantity
 from flaxcomp.report.statistics import Summary, by_configuration, summarise
 from flaxcomp.store.frame import RunFrame
@@ -27,18 +27,24 @@ class Compressed:
 
 @dataclass(frozen=True)
 class CompRateInfo:
-    """The configurations of the sweep, and the models they are compared with: the teachers, which stay outside the axis."""
+    """The configurations of the sweep, and the models they are compared with: the teachers, which stay outside the axis.
+
+    `total` counts the configurations, of which very many are not all drawn.
+    """
 
     configurations: tuple[Compressed, ...]
     references: tuple[Compressed, ...]
+    total: int
 
     @property
     def caption(self) -> str:
         dashed = " Dashed: the teacher." if self.references else ""
+        drawn = len(self.configurations)
+        cut = f" {drawn:,} of {self.total:,} configurations are drawn, evenly chosen." if drawn < self.total else ""
         return (
             "F = 2 · Prec · Recall / (Prec + Recall) of the macro means on the test set; CompRate = (D − d) / D over trainable "
             "weights, D those of the teacher, or of the largest model where there is none. "
-            f"Bars are 95 % intervals over runs.{dashed}"
+            f"Bars are 95 % intervals over runs.{dashed}{cut}"
         )
 
 
@@ -47,7 +53,9 @@ def info(frame: RunFrame) -> CompRateInfo | None:
     naming = Naming.of(frame)
     found = _compressed(frame, "trial", naming)
     references = _compressed(frame, "dependency", naming)
-    return CompRateInfo(found, references) if found and len({its.comp_rate for its in (*found, *references)}) > 1 else None
+    if not found or len({its.comp_rate for its in (*found, *references)}) < 2:
+        return None
+    return CompRateInfo(tuple(thinned(found)), tuple(thinned(references)), len(found))
 
 
 def draw(info: CompRateInfo) -> Spec:

@@ -1,6 +1,6 @@
 """The Pareto front of any two metrics; on the page both can be chosen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from flaxcomp.report.charts import TOOLTIP, Spec, colour, tip, wide
 from flaxcomp.report.configurations import Naming, architecture
 from flaxcomp.report.fronts import Setting, is_number, pareto
-from flaxcomp.report.points import Level, competing, known_metrics, level, rows_at
+from flaxcomp.report.points import Level, competing, known_metrics, level, rows_at, thinned
 from flaxcomp.report.quantities import Quantity, quantity
 from flaxcomp.store.frame import Row, RunFrame
 from flaxcomp.sweep.spec import Metric
@@ -47,6 +47,7 @@ class FrontInfo:
         x, y: names of the quantities that are shown first.
         points: by level; each level's points are those of one kind of row.
         fronts: the indices into the points of the pair's level that are on its front, for each pair of names, sorted.
+        left_out: how many rows are no points, because there are too many to draw; those on a front are all there.
     """
 
     x: str
@@ -56,12 +57,15 @@ class FrontInfo:
     fronts: dict[tuple[str, str], tuple[int, ...]]
     settings: tuple[Setting, ...]
     constraints: tuple[str, ...]
+    left_out: int = 0
 
     @property
     def caption(self) -> str:
         parts = ["A trial is on the front when no other is at least as good in both metrics and better in one."]
         if self.constraints:
             parts.append(f"Only trials with {' and '.join(self.constraints)} compete, where that is known.")
+        if self.left_out:
+            parts.append(f"All that are on a front are drawn; of the others {self.left_out:,} are not, evenly chosen.")
         if self.settings:
             parts.append("Figures of different devices, runtimes, threads or protocols are never ranked together.")
         emulated = [setting for setting in self.settings if setting.emulated]
@@ -97,13 +101,25 @@ def info(frame: RunFrame) -> FrontInfo | None:
         members = {id(row) for row in pareto(rivals[where], metrics)}
         pair = (min(first.name, second.name), max(first.name, second.name))
         fronts[pair] = tuple(index for index, row in enumerate(rows[where]) if id(row) in members)
+    drawn = {where: _drawn(where, len(rows[where]), fronts) for where in _LEVELS}
     naming = Naming.of(frame)
     points = {}
     for where in _LEVELS:
         allowed = {id(row) for row in rivals[where]}
-        points[where] = tuple(_point(row, quantities, naming, settings, id(row) in allowed) for row in rows[where])
+        its = (rows[where][index] for index in drawn[where])
+        points[where] = tuple(_point(row, quantities, naming, settings, id(row) in allowed) for row in its)
+    place = {where: {index: place for place, index in enumerate(its)} for where, its in drawn.items()}
+    fronts = {pair: tuple(place[level(pair)][index] for index in members) for pair, members in fronts.items()}
+    left_out = sum(len(rows[where]) - len(drawn[where]) for where in _LEVELS)
     y, x = known[0], known[1]
-    return FrontInfo(x, y, quantities, points, fronts, settings, frame.constraints)
+    return FrontInfo(x, y, quantities, points, fronts, settings, frame.constraints, left_out)
+
+
+def _drawn(where: Level, count: int, fronts: Mapping[tuple[str, str], Sequence[int]]) -> list[int]:
+    """Which of so many rows become points."""
+    members = {index for pair, its in fronts.items() if level(pair) == where for index in its}
+    others = [index for index in range(count) if index not in members]
+    return sorted([*members, *thinned(others)])
 
 
 def draw(info: FrontInfo) -> Spec:
