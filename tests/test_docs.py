@@ -86,7 +86,7 @@ def test_links_lead_somewhere() -> None:
 def test_every_key_of_a_sweep_file_is_documented() -> None:
     text = (ROOT / "docs" / "sweep-files.md").read_text()
     structs = [spec.Sweep, spec.Dataset, spec.Validation, spec.Train, spec.Optimizer, spec.Schedule, spec.Augment, spec.Distill,
-               spec.Export, spec.Benchmark, spec.Resources, spec.Retry, spec.Metric]  # fmt: skip
+               spec.Export, spec.Benchmark, spec.Resources, spec.Retry, spec.Metric, spec.EarlyStop, spec.Sampler]  # fmt: skip
     for struct in structs:
         for field in msgspec.structs.fields(struct):
             assert f"`{field.encode_name}`" in text, f"{struct.__name__}.{field.encode_name} is not in docs/sweep-files.md"
