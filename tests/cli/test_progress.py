@@ -44,7 +44,7 @@ def test_what_is_stopped_early_is_not_left_to_do_and_what_a_search_adds_is(
     display.happened(Finished("p", 1, {"c": {}}))
     out = capsys.readouterr().err
     assert "6 trials, 2 of them new" in out
-    assert "2/6 trials, 2 stopped early, about 20 s left" in out
+    assert "2/6 trials, 2 stopped early, about 10 s left" in out
 
 
 def test_time_left_counts_the_work_not_the_trials(clock: Clock) -> None:
