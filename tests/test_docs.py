@@ -128,7 +128,8 @@ def test_every_key_of_a_sweep_file_is_documented() -> None:
     text = (ROOT / "docs" / "sweep-files.md").read_text()
     structs = [spec.Sweep, spec.Dataset, spec.Validation, spec.TrainForm, spec.Optimizer, spec.Schedule, spec.Augment,
                spec.Phase, spec.InitForm, spec.DistillForm, spec.Hint, spec.Compression, spec.Export, spec.Benchmark,
-               spec.Resources, spec.Retry, spec.Retention, spec.Metric, SubProblems]  # fmt: skip
+               spec.Resources, spec.Retry, spec.Retention, spec.Metric, spec.EarlyStop, spec.Sampler,
+               SubProblems]  # fmt: skip
     for struct in structs:
         for field in msgspec.structs.fields(struct):
             assert f"`{field.encode_name}`" in text, f"{struct.__name__}.{field.encode_name} is not in docs/sweep-files.md"

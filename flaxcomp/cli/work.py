@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from statistics import fmean
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -30,6 +31,7 @@ class Work:
         self._signatures = {trial.id: trial.signature for trial in trials}
         self._examples = {trial.signature: trial.config for trial in trials}
         self._by_signature: dict[str, float] | None = None
+        self._usual = 1.0
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self, trial: str) -> float | None:
@@ -37,7 +39,8 @@ class Work:
             self._take(self._process)
         if self._by_signature is None:
             return None
-        return self._by_signature.get(self._signatures.get(trial, ""), 1.0)
+        known = self._by_signature.get(self._signatures.get(trial, ""))
+        return known if known is not None else self._usual  # what a search adds is not counted anew
 
     def __enter__(self) -> Self:
         if len(self._examples) < 2:
@@ -62,6 +65,7 @@ class Work:
     def _take(self, process: "subprocess.Popen[bytes]") -> None:
         self._result.seek(0)
         self._by_signature = msgspec.json.decode(self._result.read(), type=dict[str, float]) if process.returncode == 0 else {}
+        self._usual = fmean(self._by_signature.values()) if self._by_signature else 1.0
         self._process = None
         self._close()
 

@@ -28,6 +28,25 @@ def row(trial: str, accuracy: float) -> dict[str, object]:
     return {"trial": trial, "epoch": 1, "val_accuracy": accuracy}
 
 
+def test_what_is_stopped_early_is_not_left_to_do_and_what_a_search_adds_is(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    t = tally(clock)
+    display = PlainDisplay(t)
+    display.started({"a": "pending", "b": "pending", "c": "pending", "d": "stopped"}, 1)
+    clock.now = 10.0
+    t.happened(Finished("p", 1, {"a": {}}), Pack("p", ("a",), "s"))
+    assert t.seconds_left() == pytest.approx(20.0)  # of three, for one was stopped before
+    display.stopped(["b"])
+    assert t.seconds_left() == pytest.approx(10.0)
+    display.added({**dict.fromkeys("abcd", "pending"), "e": "pending", "f": "pending"})
+    assert t.seconds_left() == pytest.approx(30.0)
+    display.happened(Finished("p", 1, {"c": {}}))
+    out = capsys.readouterr().err
+    assert "6 trials, 2 of them new" in out
+    assert "2/6 trials, 2 stopped early, about 10 s left" in out
+
+
 def test_time_left_counts_the_work_not_the_trials(clock: Clock) -> None:
     t = tally(clock, a=90.0, b=5.0, c=5.0)
     t.started({"a": "pending", "b": "pending", "c": "pending"})

@@ -75,7 +75,7 @@ def test_what_set_has_changed(flaxcomp: Program, run: Path) -> None:
 
 def test_json(flaxcomp: Program, run: Path) -> None:
     state = json.loads(flaxcomp("status", run, "--json").out)
-    assert state["counts"] == {"pending": 1, "running": 0, "finished": 4, "failed": 1, "blocked": 1}
+    assert state["counts"] == {"pending": 1, "running": 0, "finished": 4, "stopped": 0, "failed": 1, "blocked": 1}
     assert state["best"] == {"metric": "val_accuracy", "goal": "maximize", "trial": "t2", "value": 0.95}
     assert (state["controller"], state["running"], state["stop_requested"]) == (None, [], False)
     assert state["failures"][0] | {"at": 0} == {

@@ -103,7 +103,7 @@ def test_a_pack_from_start_to_end(runs: Runs, store: Store, lease: Lease) -> Non
         "pack": "p", "worker": "worker-1", "attempt": 1, "trials": 2, "started_at": 0, "epoch": 2, "epochs": 3,
     }  # fmt: skip
     store.finish_pack(lease, "p", attempt, {"a": {"val_accuracy": 0.5, "params": 10}, "b": {"val_accuracy": 0.7}})
-    assert reader.counts() == {"pending": 0, "running": 0, "finished": 2, "failed": 0, "blocked": 0}
+    assert reader.counts() == {"pending": 0, "running": 0, "finished": 2, "stopped": 0, "failed": 0, "blocked": 0}
     assert reader.open_packs() == []
     assert reader.running() == []
     assert reader.best("val_accuracy", largest=True) == {"trial": "b", "value": 0.7}

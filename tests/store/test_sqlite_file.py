@@ -70,7 +70,7 @@ def counts(root: Path) -> dict[str, int]:
         return store.counts()
 
 
-TWO_PENDING = "{'pending': 2, 'running': 0, 'finished': 0, 'failed': 0, 'blocked': 0}"
+TWO_PENDING = "{'pending': 2, 'running': 0, 'finished': 0, 'stopped': 0, 'failed': 0, 'blocked': 0}"
 
 
 def test_a_finished_run_in_a_folder_without_write_permission(open_folder: Path) -> None:

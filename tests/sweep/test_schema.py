@@ -42,6 +42,9 @@ def test_the_example_of_the_design_is_accepted() -> None:
         "parameters: [{seed: {range: [0, 3]}}, {distill: {value: null}}]",
         "parameters:\n  model.width: {values: [1, 2]}\n  distill.teacher.model.width: {value: 3}",
         "method: random\ntrials: 3\nparameters:\n  train.epochs: {min: 1, max: 3, distribution: int_uniform}",
+        "method: optuna\ntrials: 3\nsampler: {name: nsga2, batch: 8}\nparameters:\n  train.epochs: {min: 1, max: 3}",
+        "early_stop: {name: asha, metric: val_accuracy, grace_epochs: 2, factor: 3}",
+        "early_stop: {name: median, every_epochs: 2, min_trials: 9, compare: sweep}",
     ],
 )
 def test_all_forms_are_accepted(body: str) -> None:
@@ -65,6 +68,10 @@ def test_all_forms_are_accepted(body: str) -> None:
         "parameters: {epochs: {values: [1]}}",
         "parameters: {seed: {min: 0}}",
         "export: {precisions: [int7]}",
+        "early_stop: {factor: 3}",
+        "early_stop: {name: asha, factor: 1}",
+        "early_stop: {name: asha, grace: 1}",
+        "sampler: {name: cmaes}",
     ],
 )
 def test_what_loading_refuses_is_refused_in_the_editor(body: str) -> None:

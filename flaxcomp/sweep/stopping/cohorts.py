@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import NamedTuple
 
-from flaxcomp.sweep import ids
+import msgspec
+
 from flaxcomp.sweep.compression import method_of
 from flaxcomp.sweep.spec import TrialConfig
 from flaxcomp.sweep.stopping import EarlyStop
@@ -18,7 +19,7 @@ def cohort_of(spec: EarlyStop, config: TrialConfig) -> Hashable | None:
     """
     if method_of(config) is not None:
         return None
-    return () if spec.compare == "sweep" else (ids.fragment("dataset", config.dataset), ids.fragment("model", config.model))
+    return () if spec.compare == "sweep" else (config.dataset, msgspec.json.encode(config.model, order="sorted"))
 
 
 class Ending(NamedTuple):
@@ -43,11 +44,13 @@ class Cohorts:
     def __init__(self, spec: EarlyStop) -> None:
         self._spec = spec
         self._place: dict[str, tuple[Hashable | None, int | None]] = {}  # of each trial: cohort and epochs
+        self._places: dict[tuple[Hashable | None, int | None], tuple[Hashable | None, int | None]] = {}  # each of them once
         self._needed: set[str] = set()
 
     def add(self, trial: Trial) -> None:
         cohort = cohort_of(self._spec, trial.config) if trial.role == "trial" else None
-        self._place[trial.id] = cohort, trial.config.train.total_epochs
+        place = cohort, trial.config.train.total_epochs
+        self._place[trial.id] = self._places.setdefault(place, place)
         self._needed.update(trial.needs)
 
     def ending(self) -> Ending:
