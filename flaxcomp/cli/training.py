@@ -13,7 +13,9 @@ import click
 import msgspec
 
 from flaxcomp import durable
+from flaxcomp.cli.catalog import RoomCatalog
 from flaxcomp.cli.progress import Tally, make_display
+from flaxcomp.cli.sweeps import keep_inputs
 from flaxcomp.cli.work import Work
 from flaxcomp.errors import UserError
 from flaxcomp.schedule import controller
@@ -41,6 +43,7 @@ class Wanted:
         overrides: the `--set` that `loaded` contains.
         pool: the device pool that the sweep names.
         store_url: as for `Store.create`.
+        catalog: what knows the files that the sweep names, which the run folder gets copies of.
     """
 
     loaded: LoadedSweep
@@ -49,6 +52,7 @@ class Wanted:
     overrides: tuple[str, ...] = ()
     pool: Path | None = None
     store_url: str | None = None
+    catalog: RoomCatalog | None = None
 
 
 def train(wanted: Wanted, start_executor: "Callable[[], Executor]") -> Summary:
@@ -63,6 +67,8 @@ def train(wanted: Wanted, start_executor: "Callable[[], Executor]") -> Summary:
                 store.update_sweep(lease, sweep_text=text, sweep_json=sweep_json, overrides=wanted.overrides)
                 if wanted.pool is not None:
                     durable.write_bytes(paths.pool_file, wanted.pool.read_bytes())
+                if wanted.catalog is not None:
+                    keep_inputs(wanted.catalog, paths)
                 describe_environment(paths)
                 store.add_trials(lease, trials)
                 _give_up_lost_winners(wanted, store, lease)
