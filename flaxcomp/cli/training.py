@@ -13,7 +13,9 @@ import click
 import msgspec
 
 from flaxcomp import durable
+from flaxcomp.cli.catalog import RoomCatalog
 from flaxcomp.cli.progress import Tally, make_display
+from flaxcomp.cli.sweeps import keep_inputs
 from flaxcomp.cli.work import Work
 from flaxcomp.errors import UserError
 from flaxcomp.schedule import controller
@@ -27,7 +29,7 @@ from flaxcomp.store.lease import Lease
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
 from flaxcomp.sweep.compression import method_of
-from flaxcomp.sweep.expand import Catalog, Trial
+from flaxcomp.sweep.expand import Trial
 from flaxcomp.sweep.load import LoadedSweep
 
 if TYPE_CHECKING:
@@ -43,10 +45,10 @@ class Wanted:
 
     Attributes:
         trials: all of them; of a search those that are known so far, which grow.
-        catalog: of a search, which makes more trials as it goes.
         overrides: the `--set` that `loaded` contains.
         pool: the device pool that the sweep names.
         store_url: as for `Store.create`.
+        catalog: what knows the files that the sweep names, which the run folder gets copies of; a search makes its trials with it.
     """
 
     loaded: LoadedSweep
@@ -55,7 +57,7 @@ class Wanted:
     overrides: tuple[str, ...] = ()
     pool: Path | None = None
     store_url: str | None = None
-    catalog: "Catalog | None" = None
+    catalog: RoomCatalog | None = None
 
 
 def train(wanted: Wanted, start_executor: "Callable[[], Executor]") -> Summary:
@@ -70,6 +72,8 @@ def train(wanted: Wanted, start_executor: "Callable[[], Executor]") -> Summary:
                 store.update_sweep(lease, sweep_text=text, sweep_json=sweep_json, overrides=wanted.overrides)
                 if wanted.pool is not None:
                     durable.write_bytes(paths.pool_file, wanted.pool.read_bytes())
+                if wanted.catalog is not None:
+                    keep_inputs(wanted.catalog, paths)
                 describe_environment(paths)
                 search = None
                 if sweep.method == "optuna" and wanted.catalog is not None:

@@ -78,7 +78,7 @@ class Halving:
         coupling = couple(source.model, workshop.shape, workshop.classes)
         cut = plan(coupling, {group.name: np.arange(group.size // 2) for group in coupling.free})
         model = weights_of(sliced(source.module, cut)) if self.fine_tuned or not self.trains else None
-        return Found(cut.model, model, {"kept": 0.5}, {"groups": [g.name for g in coupling.free]}, self.trains)
+        return Found(cut.model, model, {"prune_ratio": 0.5}, {"groups": [g.name for g in coupling.free]}, self.trains)
 
 
 def use(monkeypatch: pytest.MonkeyPatch, method: Any) -> None:
@@ -98,11 +98,11 @@ def test_the_smaller_network_is_trained_evaluated_and_written(
     results = results_of(events)
     model = {"name": "simplenet_v1", "widths": [1, 3]}
     expected = count(model, SHAPE, 10)
-    assert (results["params"], results["macs"], results["kept"]) == (expected.params, expected.macs, 0.5)
+    assert (results["params"], results["macs"], results["prune_ratio"]) == (expected.params, expected.macs, 0.5)
     assert [event.rows[0]["epoch"] for event in events if isinstance(event, EpochDone)] == [1, 2]
     paths = RunPaths.at(dense)
     assert as_trained(paths, "pruned", PRUNED).model == model
-    assert json.loads(paths.compression_file("pruned").read_text())["figures"] == {"kept": 0.5}
+    assert json.loads(paths.compression_file("pruned").read_text())["figures"] == {"prune_ratio": 0.5}
     kernel = next(leaf for name, leaf in flatten(load_model(paths.model("pruned"))).items() if leaf.shape == (5, 5, 1, 1))
     assert np.isfinite(kernel).all()
 
@@ -275,9 +275,9 @@ def test_a_method_is_asked_again_of_the_network_that_another_has_found(
             return Found(workshop.source.model, workshop.source.weights, trains=False)
 
     use(monkeypatch, Halving(trains=False))
-    list(run.train(trainer, job(dense, {"pruned": PRUNED}), never))
+    list(run.train(trainer, job(dense, "pruned", PRUNED), never))
     asked = Asked()
     use(monkeypatch, asked)
     chain = replace(PRUNED, quantize=Quantize(), source="pruned")
-    assert isinstance(list(run.train(trainer, job(dense, {"rounded": chain}), never))[-1], Finished)
+    assert isinstance(list(run.train(trainer, job(dense, "rounded", chain), never))[-1], Finished)
     assert asked.models == [{"name": "simplenet_v1"}, {"name": "simplenet_v1", "widths": [1, 3]}]

@@ -21,8 +21,9 @@ NAMES = registry.names()
 # Operators of an int8 file, between its ends, that take or give another type: {network: {operator: reason}}. There are none.
 EXCEPTIONS: dict[str, dict[str, str]] = {}
 # Bound on the error of int8 logits, root mean square, in units of their spread over images: an untrained network's logits are
-# close together, so its rounding errors are large beside them; a wrong conversion gives 1 and more.
-NEAR = 0.5
+# close together, so its rounding errors are large beside them (EffNet 0.49, SqueezeNext 0.47); a wrong conversion gives 1 and
+# more.
+NEAR = 0.6
 # Networks whose untrained form magnifies a hundredth of the input's spread to more than the logits' own: they say nothing of
 # int8. sweeps/mobilenet_width_resolution_short.yaml checks a trained one on the whole test set.
 CHAOTIC = {"inception_v3"}

@@ -40,7 +40,7 @@ def command(ctx: click.Context, sweep: Path, out: Path | None, executor: Literal
     from flaxcomp.cli.catalog import RoomCatalog
     from flaxcomp.cli.methods import check_methods
     from flaxcomp.cli.pools import pool_file
-    from flaxcomp.cli.sweeps import given_sweep, keep_inputs
+    from flaxcomp.cli.sweeps import given_sweep
     from flaxcomp.schedule.run_folder import check_writable
     from flaxcomp.store.paths import RunPaths
     from flaxcomp.sweep.expand import check_size, expand
@@ -58,7 +58,6 @@ def command(ctx: click.Context, sweep: Path, out: Path | None, executor: Literal
     paths = RunPaths.at(out) if out else given.run or RunPaths.at(Path("runs") / loaded.sweep.name)
     check_writable(paths)
     check_methods(trials, catalog.sources())
-    keep_inputs(catalog, paths)
     from flaxcomp.cli.training import Wanted, make_executor, train
 
     wanted = Wanted(loaded, trials, paths, given.overrides, pool, store_url, catalog)
