@@ -48,7 +48,8 @@ class Wanted:
         overrides: the `--set` that `loaded` contains.
         pool: the device pool that the sweep names.
         store_url: as for `Store.create`.
-        catalog: what knows the files that the sweep names, which the run folder gets copies of; a search makes its trials with it.
+        catalog: what knows the files that the sweep names, of which the run folder gets copies; a search makes
+            its trials with it.
     """
 
     loaded: LoadedSweep
