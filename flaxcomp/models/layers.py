@@ -67,25 +67,39 @@ class Conv(nnx.Conv):
         return y if bias is None else y + bias
 
     def _form(self, shape: tuple[int, ...]) -> Form | None:
-        """Choose by shape: measured on x86 CPUs, batch 128, float32 (`python -m benchmarks.layers`)."""
-        kh, kw, _, c_out = self.kernel_shape
         if len(shape) != 4 or not _is_one(self.kernel_dilation) or not _is_one(self.input_dilation) or self.mask is not None:
             return None
-        _, height, width, c_in = shape
-        strides = _pair(self.strides)
-        dense, same = self.feature_group_count == 1, self.padding == "SAME"
-        if dense and kh == kw == 1 and strides == (1, 1) and self.padding in ("SAME", "VALID"):
-            return conv_by_product
-        if dense and same and strides == (kh, kw) and height % kh == 0 and width % kw == 0:
-            return conv_by_blocks
-        if dense and same and strides == (1, 1) and kh == kw and kh % 2:
-            if width * c_in <= 128 and width * c_out <= 128:
-                return conv_by_bands
-            if kh * kw * c_in <= 32:
-                return conv_by_patches
-        if isinstance(self.padding, str) and self.padding not in ("SAME", "VALID"):
-            return None
-        return functools.partial(conv_by_taps, strides=strides, padding=self.padding, groups=self.feature_group_count)
+        return conv_form(shape, self.kernel_shape, _pair(self.strides), self.padding, self.feature_group_count)
+
+
+def conv_form(
+    shape: tuple[int, ...], kernel_shape: tuple[int, ...], strides: tuple[int, int], padding: Any, groups: int = 1
+) -> Form | None:
+    """Choose by shape: measured on x86 CPUs, batch 128, float32 (`python -m benchmarks.layers`).
+
+    Args:
+        shape: [n, h, w, c_in] of what is convolved, without dilation.
+        kernel_shape: [kh, kw, c_in / groups, c_out].
+        padding: SAME, VALID, a number, or ((top, bottom), (left, right)).
+
+    Returns:
+        (x, kernel) -> their convolution; None where only the library's form will do.
+    """
+    kh, kw, _, c_out = kernel_shape
+    _, height, width, c_in = shape
+    dense, same = groups == 1, padding == "SAME"
+    if dense and kh == kw == 1 and strides == (1, 1) and padding in ("SAME", "VALID"):
+        return conv_by_product
+    if dense and same and strides == (kh, kw) and height % kh == 0 and width % kw == 0:
+        return conv_by_blocks
+    if dense and same and strides == (1, 1) and kh == kw and kh % 2:
+        if width * c_in <= 128 and width * c_out <= 128:
+            return conv_by_bands
+        if kh * kw * c_in <= 32:
+            return conv_by_patches
+    if isinstance(padding, str) and padding not in ("SAME", "VALID"):
+        return None
+    return functools.partial(conv_by_taps, strides=strides, padding=padding, groups=groups)
 
 
 def conv_1x1(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -2,12 +2,11 @@
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from flaxcomp.models.counting import count
 from flaxcomp.sweep.spec import Dataset, TrialConfig
 from flaxcomp.train.restore import load_model
 from small_networks import network, small, trainable
+from traced import kernel_gradients
 
 NAMES = registry.names()
 ODD_SIZES = ((1, 2), (13, 7), (81, 77))  # nothing divides them; the last is as large as the most demanding net needs
@@ -47,15 +47,6 @@ def refusal(call: Callable[[], Any]) -> str:
     except UserError as error:
         return str(error)
     return ""
-
-
-def convolutions(jaxpr: Any) -> Iterator[Any]:
-    """The library's convolutions in a traced program, those of the programs that it calls among them."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "conv_general_dilated":
-            yield equation
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            yield from convolutions(inner)
 
 
 def images(name: str, n: int) -> jax.Array:
@@ -208,9 +199,7 @@ def test_the_fast_forms_have_no_kernel_gradient_of_the_library(name: str) -> Non
     x, y = images(name, 2), jnp.arange(2)
     with layers.fast_forms():
         traced = jax.make_jaxpr(jax.grad(lambda p: loss_of(graph, p, rest, x, y)[0]))(params)
-    images_first = (0, 3, 1, 2)  # batch, channels, height, width of NHWC; a kernel gradient sums over the batch instead
-    layouts = [conv.params["dimension_numbers"].lhs_spec for conv in convolutions(traced.jaxpr)]
-    assert [layout for layout in layouts if layout != images_first] == []
+    assert kernel_gradients(traced.jaxpr) == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from flaxcomp.compress.quantize import fake
 from flaxcomp.compress.quantize.fake import Range, fake_quantized, with_ranges
 from flaxcomp.models import registry
 from flaxcomp.models.abstract import abstract
-from flaxcomp.models.layers import ConvBN, Dense, global_avg_pool
+from flaxcomp.models.layers import Conv, ConvBN, Dense, global_avg_pool
+from traced import kernel_gradients
 
-SHAPE = (4, 4, 2)
+SHAPE, SIX = (4, 4, 2), (6, 6, 4)
 
 
 class Small(nnx.Module):
@@ -161,3 +163,51 @@ def test_architectures_can_be_followed(name: str) -> None:
 
     assert jax.tree.structure(nnx.to_pure_dict(nnx.state(nnx.eval_shape(step, network)))) == before
     assert len(jax.tree.leaves(nnx.to_pure_dict(nnx.state(network, Range)))) >= 4
+
+
+def gradient_of(network: nnx.Module, x: jax.Array) -> tuple[Any, Any]:
+    """The traced program of the gradient while training, and the gradient: of the parameters, with the value before it."""
+    network.train()
+    graph, *states = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
+    params, rest = (nnx.to_pure_dict(state) for state in states)
+
+    def loss(params: Any) -> jax.Array:
+        return (nnx.merge(graph, params, rest)(x, rngs=nnx.Rngs(dropout=0)) ** 2).sum()  # type: ignore[operator,no-any-return]
+
+    def value_and_gradient(params: Any) -> Any:
+        return jax.value_and_grad(loss)(params)
+
+    return jax.make_jaxpr(value_and_gradient)(params), lambda: jax.jit(value_and_gradient)(params)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "simplenet_v5"])
+def test_the_library_computes_no_kernel_gradient(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside the loop over steps it runs on one thread on CPU, ten times slower and more."""
+    shape = (16, 16, 3)
+    built = registry.build(registry.small(name), shape, 10, nnx.Rngs(params=jax.random.key(0)))
+    x = jnp.zeros((4, *shape))
+    assert kernel_gradients(gradient_of(rounding(built, shape), x)[0].jaxpr) == []
+    if name == "simplenet_v5":  # it has some without the forms
+        monkeypatch.setattr(fake, "conv_form", lambda *_: None)
+        assert kernel_gradients(gradient_of(rounding(built, shape), x)[0].jaxpr)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_form_of_a_convolution_changes_nothing(groups: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One convolution: behind a second one, a last bit's difference may round to the next step."""
+
+    class One(nnx.Module):
+        def __init__(self) -> None:
+            self.conv = Conv(4, 8, (size, size), feature_group_count=groups, rngs=nnx.Rngs(0))
+
+        def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+            return self.conv(x)
+
+    x = jax.random.uniform(jax.random.key(1), (4, *SIX))
+    value, fast = gradient_of(rounding(One(), SIX), x)[1]()
+    monkeypatch.setattr(fake, "conv_form", lambda *_: None)
+    plain_value, plain = gradient_of(rounding(One(), SIX), x)[1]()
+    np.testing.assert_allclose(value, plain_value, rtol=1e-3)
+    for one, other in zip(jax.tree.leaves(fast), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3 * float(jnp.abs(other).max()))
