@@ -5,7 +5,7 @@ one thread (`python -m benchmarks.layers`). A contract test holds all forms equa
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,9 @@ import numpy as np
 Pads = tuple[tuple[int, int], ...]  # (top, bottom), (left, right)
 
 _FEW_GROUPS = 16
+_CACHED_BYTES = 2**20  # of images, which stay in the cache of one core while they are looked at
+_WORTH_BLOCKS = 3 * 2**20  # bytes of images from which on it pays to take some at a time
+_NARROW = 32
 
 
 def conv_by_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -43,7 +46,8 @@ def conv_by_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
         [n, h, w, c_out].
     """
-    return x @ kernel[0, 0]
+    n, h, w, c = x.shape
+    return (x.reshape(-1, c) @ kernel[0, 0]).reshape(n, h, w, -1)  # of two axes: the gradient of more turns them round
 
 
 def conv_by_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -142,31 +146,75 @@ def _taps_backward(
     strides: tuple[int, int], pads: Pads, groups: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
+    if _is_depthwise(x, kernel, groups):
+        summed = _sum_by_taps(x, gradient, kernel.shape, strides, pads).reshape(kernel.shape).astype(kernel.dtype)
+        return _back_depthwise(gradient, kernel, x.shape, strides, pads), summed
     taps = kernel.reshape(-1, *kernel.shape[2:])
-    windows = _windows(x, kernel.shape, strides, pads)
     if groups == 1:
-        flat = gradient.reshape(-1, gradient.shape[-1])
-        to_kernel = [part.reshape(-1, part.shape[-1]).T @ flat for part in windows]
+        to_kernel = _product_by_taps(x, gradient, kernel.shape, strides, pads).reshape(kernel.shape).astype(kernel.dtype)
         if strides == (1, 1):  # a convolution again, with the kernel turned round
             around = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(kernel.shape[:2], pads, strict=True))
-            to_x = _taps(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), (1, 1), around, 1)
-            return to_x, jnp.stack(to_kernel).reshape(kernel.shape)
+            return _taps(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), (1, 1), around, 1), to_kernel
         back = [gradient @ tap.T for tap in taps]
-    elif _is_depthwise(x, kernel, groups):
-        # One pass over the images for all taps, and one that adds them up where each pixel went: passes are what costs here.
-        products = [(part * gradient).astype(jnp.float32) for part in windows]  # a sum in bfloat16 stops at 256 times its terms
-        sums = jax.lax.reduce(products, [jnp.zeros((), jnp.float32)] * len(taps), _add_all, (0, 1, 2))
-        summed = jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
-        return _back_depthwise(gradient, kernel, x.shape, strides, pads), summed
     else:
+        windows = _windows(x, kernel.shape, strides, pads)
         split = gradient.reshape(*gradient.shape[:3], groups, -1)
-        to_kernel = [jnp.einsum("nhwgc,nhwgo->cgo", part.reshape(*part.shape[:3], groups, -1), split) for part in windows]
+        by_tap = [jnp.einsum("nhwgc,nhwgo->cgo", part.reshape(*part.shape[:3], groups, -1), split) for part in windows]
+        to_kernel = jnp.stack(by_tap).reshape(kernel.shape)
         back = [jnp.einsum("nhwgo,cgo->nhwgc", split, tap.reshape(tap.shape[0], groups, -1)) for tap in taps]
         back = [part.reshape(*part.shape[:3], -1) for part in back]
-    return _put_back(back, x.shape, kernel.shape, strides, pads), jnp.stack(to_kernel).reshape(kernel.shape)
+    return _put_back(back, x.shape, kernel.shape, strides, pads), to_kernel
 
 
 _taps.defvjp(_taps_forward, _taps_backward)
+
+
+def _sum_by_taps(x: jax.Array, gradient: jax.Array, kernel: tuple[int, ...], strides: tuple[int, int], pads: Pads) -> jax.Array:
+    """A depthwise kernel's gradient, float32 [taps, c]: one pass over the images for all taps; passes are what costs here."""
+
+    def of(x: jax.Array, gradient: jax.Array) -> jax.Array:
+        parts = _windows(x, kernel, strides, pads)
+        products = [(part * gradient).astype(jnp.float32) for part in parts]  # a sum in bfloat16 stops at 256 times its terms
+        return jnp.stack(jax.lax.reduce(products, [jnp.zeros((), jnp.float32)] * len(parts), _add_all, (0, 1, 2)))
+
+    return _summed(of, x, gradient, _CACHED_BYTES, 1)
+
+
+def _product_by_taps(
+    x: jax.Array, gradient: jax.Array, kernel: tuple[int, ...], strides: tuple[int, int], pads: Pads
+) -> jax.Array:
+    """A dense kernel's gradient, float32 [taps, c_in, c_out]."""
+    taps, c_out = kernel[0] * kernel[1], kernel[-1]
+    product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+
+    def of(x: jax.Array, gradient: jax.Array) -> jax.Array:
+        rows = jnp.concatenate(_windows(x, kernel, strides, pads), -1).reshape(-1, taps * x.shape[-1])
+        flat = gradient.reshape(-1, c_out)
+        return product(flat.T, rows).T if c_out < _NARROW else product(rows.T, flat)
+
+    if x.nbytes < _WORTH_BLOCKS:  # all of it is in the cache
+        flat = gradient.reshape(-1, c_out)
+        return jnp.stack([product(part.reshape(-1, x.shape[-1]).T, flat) for part in _windows(x, kernel, strides, pads)])
+    return _summed(of, x, gradient, 4 * _CACHED_BYTES, taps).reshape(taps, x.shape[-1], c_out)
+
+
+def _summed(
+    of: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, gradient: jax.Array, cached_bytes: int, times: int
+) -> jax.Array:
+    """The sum of `of` over some images at a time, so many that `times` what they hold stays in the cache.
+
+    A pass that leaves the cache takes up to four times as long.
+    """
+    n = x.shape[0]
+    some = max((b for b in range(1, n + 1) if n % b == 0 and b * times * x.nbytes <= n * cached_bytes), default=1)
+    if some == n:
+        return of(x, gradient)
+
+    def part(i: jax.Array | int) -> jax.Array:
+        return of(*(jax.lax.dynamic_slice_in_dim(array, i * some, some) for array in (x, gradient)))
+
+    total: jax.Array = jax.lax.fori_loop(1, n // some, lambda i, total: total + part(i), part(0))
+    return total
 
 
 def _add_all(left: Sequence[jax.Array], right: Sequence[jax.Array]) -> list[jax.Array]:

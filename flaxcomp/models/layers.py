@@ -142,12 +142,27 @@ def max_pool(
     """
     size, stride = _pair(size), _pair(stride or size)
     n, h, w, c = x.shape
-    if not _fast.get() or stride != size or h % size[0] or w % size[1]:
+    if not _fast.get():
         pooled: jax.Array = nnx.max_pool(x, size, stride, padding)
         return pooled
-    # A maximum of slices: XLA's windowed reduction and its gradient (select and scatter) are slow on CPU.
-    cells = x.reshape(n, h // size[0], size[0], w // size[1], size[1], c)
-    return functools.reduce(jnp.maximum, [cells[:, :, i, :, j] for i in range(size[0]) for j in range(size[1])])
+    # Maxima of slices: XLA's windowed reduction and its gradient (select and scatter) are slow on CPU.
+    if stride == size and h % size[0] == 0 and w % size[1] == 0:
+        cells = x.reshape(n, h // size[0], size[0], w // size[1], size[1], c)
+        return functools.reduce(jnp.maximum, [cells[:, :, i, :, j] for i in range(size[0]) for j in range(size[1])])
+    return _pooled(x, size, stride, padding, jnp.maximum, -jnp.inf)
+
+
+def _pooled(
+    x: jax.Array, size: tuple[int, int], stride: tuple[int, int], padding: str, join: Callable[..., jax.Array], nothing: float
+) -> jax.Array:
+    """Windows of rows joined first, then of columns, each as slices; padding is `nothing`."""
+    for axis, pads in zip((1, 2), jax.lax.padtype_to_pads(x.shape[1:3], size, stride, padding), strict=True):
+        window, step = size[axis - 1], stride[axis - 1]
+        if any(pads):
+            x = jax.lax.pad(x, jnp.asarray(nothing, x.dtype), [(*pads, 0) if a == axis else (0, 0, 0) for a in range(x.ndim)])
+        last = (x.shape[axis] - window) // step * step
+        x = functools.reduce(join, [jax.lax.slice_in_dim(x, i, i + last + 1, step, axis) for i in range(window)])
+    return x
 
 
 def caffe_max_pool(x: jax.Array) -> jax.Array:
@@ -158,12 +173,18 @@ def caffe_max_pool(x: jax.Array) -> jax.Array:
 def avg_pool(x: jax.Array, size: int, stride: int | None = None, padding: str = "VALID") -> jax.Array:
     """Mean over windows of size x size pixels; padding is not counted, or int8 conversion would refuse it."""
     stride = stride or size
+    if _fast.get():
+        steps, sizes = (stride, stride), (size, size)
+        counts = _pooled(jnp.ones((1, *x.shape[1:3], 1), x.dtype), sizes, steps, padding, jnp.add, 0)
+        return _pooled(x, sizes, steps, padding, jnp.add, 0) / counts
     pooled: jax.Array = nnx.avg_pool(x, (size, size), (stride, stride), padding, count_include_pad=False)
     return pooled.astype(x.dtype)  # the division by the counts makes float32 of bfloat16
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
     """Mean over all pixels, [n, h, w, c] to [n, 1, 1, c], as one window: unlike `jnp.mean` it stays int8 after conversion."""
+    if _fast.get():
+        return x.mean((1, 2), keepdims=True)
     pooled: jax.Array = nnx.avg_pool(x, x.shape[1:3], (1, 1))
     return pooled
 
