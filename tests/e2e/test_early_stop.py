@@ -124,8 +124,10 @@ def test_a_killed_search_goes_on_with_the_same_suggestions(tmp_path: Path, sampl
     flaxcomp("run", sweep, "--out", whole, "--executor", "inline", "--train-only")
     suggestions = records(whole)[1]
     assert len(suggestions) == 10
-    kill_when(lambda run: len(records(run)[1]) > 4, killed, sweep, log=tmp_path / "log")  # in the second batch
-    assert records(killed)[1] == suggestions[:8]
+    kill_when(lambda run: len(records(run)[1]) > 4, killed, sweep, log=tmp_path / "log")
+    asked = records(killed)[1]  # two batches, or all three where the second asks for nothing new
+    assert len(asked) in (8, 10)
+    assert asked == suggestions[: len(asked)]
     flaxcomp("run", sweep, "--out", killed, "--executor", "inline", "--train-only")
     assert_same(killed, whole)
     more_trials = flaxcomp("run", sweep, "--out", killed, "--executor", "inline", "--train-only", "--set", "trials=12")

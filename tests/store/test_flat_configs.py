@@ -3,7 +3,7 @@
 from flaxcomp.store.frames import flat_config
 from flaxcomp.store.rows import to_json
 from flaxcomp.sweep.compression.prune import Prune
-from flaxcomp.sweep.ids import flatten, plain
+from flaxcomp.sweep.ids import columns_of
 from flaxcomp.sweep.spec import Augment, Dataset, Distill, Optimizer, Train, TrialConfig
 
 CONFIGS = (
@@ -18,5 +18,5 @@ CONFIGS = (
 def test_sections_flattened_one_by_one_make_the_whole_in_its_order() -> None:
     for config in CONFIGS:
         found = flat_config(to_json(config))
-        assert list(found.items()) == list(flatten(plain(config), lists=True).items())
+        assert list(found.items()) == list(columns_of(config, lists=True).items())
         assert found == flat_config(to_json(config)), "also when they are remembered"
