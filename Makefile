@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-fast kills lint format bench bench-cifar bench-export bench-gpu bench-zoo bench-control constraints wheel clean
+.PHONY: demo test test-fast kills lint format bench bench-cifar bench-export bench-gpu bench-zoo bench-control bench-steps constraints wheel clean
 
 demo: $(INSTALLED)  ## the main job on real images, in a few minutes: train, distill, quantize, measure, report
 	$(BIN)/flaxcomp run sweeps/quickstart.yaml --out runs/quickstart
@@ -44,6 +44,9 @@ bench-gpu: $(INSTALLED) $(if $(shell command -v nvidia-smi),$(VENV)/.installed-g
 
 bench-zoo: $(INSTALLED)  ## every architecture on the emulated ARM core, instructions counted; needs qemu-user and gcc
 	$(BIN)/python -m benchmarks.zoo_on_board
+
+bench-steps: $(INSTALLED)  ## images a second of the training step of several networks
+	$(BIN)/python -m benchmarks.steps $(OPTIONS)
 
 bench-control: $(INSTALLED)  ## what all but training costs: trials that return at once, plans, resuming, reading large runs
 	$(BIN)/python -m benchmarks.control_plane --save

@@ -8,7 +8,6 @@ import platformdirs
 
 from flaxcomp.errors import UserError
 
-
 # XLA's own library of CPU kernels (YNNPACK) computes some convolutions at an eighth of the speed of what it took the place of
 # (3x3, 32 channels, no padding: 23 against 190 GFLOP/s on two cores, jax 0.10.2); products and sums stay with it.
 _YNN = "--xla_cpu_experimental_ynn_fusion_type=individual_dot,reduce"

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from benchmarks import cifar, export_speed, gpu, sides, throughput
+from benchmarks import cifar, export_speed, gpu, sides, steps, throughput
 from benchmarks.gpu_parts import Packs, TimeTo94
 from benchmarks.harness import UnequalError
 from benchmarks.sides import LackingError, python_of
@@ -124,3 +125,17 @@ def test_what_a_peer_lacks_is_said(nothing_installed: Callable[[str], str]) -> N
 
 def test_a_peer_without_packages_of_its_own_runs_with_this_interpreter() -> None:
     assert python_of("serial_flax") == sys.executable
+
+
+def test_steps_of_a_network_are_measured_and_recorded(tmp_path: Path) -> None:
+    done = CliRunner().invoke(steps.main, ["--networks", "simplenet_v1", "--results", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    rate = json.loads((tmp_path / "steps.json").read_text())["simplenet_v1"]["images_per_second"]
+    assert rate > 100
+    assert f"| simplenet_v1 | {rate:,.0f} |" in done.output
+
+
+def test_steps_of_an_unknown_network_are_refused() -> None:
+    refused = CliRunner().invoke(steps.main, ["--networks", "simplenet_v1,resnet"])
+    assert refused.exit_code == 2
+    assert "no network 'resnet'; there are simplenet_v1" in refused.output
