@@ -29,10 +29,10 @@ def configure(*, accelerator: bool = False) -> None:
         UserError: JAX finds no accelerator.
     """
     import jax
-    import jaxlib
+    from jaxlib.version import __version__ as version
 
     flags = os.environ.get("XLA_FLAGS", "")
-    if "ynn_fusion_type" not in flags and jaxlib.__version__.startswith(_YNN_VERSIONS):
+    if "ynn_fusion_type" not in flags and version.startswith(_YNN_VERSIONS):
         os.environ["XLA_FLAGS"] = f"{flags} {_YNN}".strip()  # read at the first use of a device
     if accelerator and jax.default_backend() == "cpu":
         raise UserError("`resources.gpu` gives this worker a GPU, but JAX finds none: install flaxcomp[gpu] where it runs")
