@@ -23,7 +23,7 @@ from flaxcomp.schedule.controller import Controller, Summary, acquire, needed
 from flaxcomp.schedule.environment import describe_environment
 from flaxcomp.schedule.heartbeat import beating
 from flaxcomp.schedule.retention import Trimmer
-from flaxcomp.schedule.searching import Search
+from flaxcomp.schedule.searching import Search, merged
 from flaxcomp.store.frame import TRIAL_COLUMNS
 from flaxcomp.store.lease import Lease
 from flaxcomp.store.paths import RunPaths
@@ -107,7 +107,7 @@ def _more(search: Search | None, trials: list[Trial]) -> Callable[[Lease], list[
 
     def more(lease: Lease) -> list[Trial]:
         new = search.more(lease) if search is not None else []
-        trials.extend(new)
+        trials[:] = merged(trials, new)
         return new
 
     return more

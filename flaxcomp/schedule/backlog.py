@@ -34,6 +34,7 @@ class Backlog:
                 self._dependents[need].append(trial.id)
         self._waiting: dict[str, Pack] = {}  # open packs whose trials are not all ready
         self._packed: dict[str, Pack] = {}  # by trial, packs that are queued or wait
+        self._aside: list[Pack] = []  # packs that were interrupted
         self._ready: set[str] = set()  # pending, in no pack, and what they need is finished
         self._unfinished: Counter[str] = Counter()  # by trial: how many that have not ended need it
 
@@ -46,7 +47,7 @@ class Backlog:
         """Start anew from what the store says."""
         self.statuses = dict(statuses)
         self.queue.clear()
-        self._waiting, self._packed, self._ready = {}, {}, set()
+        self._waiting, self._packed, self._ready, self._aside = {}, {}, set(), []
         self._unfinished = Counter(
             need for trial in self.by_id.values() if statuses[trial.id] not in ENDED for need in trial.needs
         )
@@ -55,8 +56,8 @@ class Backlog:
             self._consider(trial)
 
     def open_packs(self) -> list[Pack]:
-        """Packs that are queued, in their order, then those that wait."""
-        return [*self.queue, *self._waiting.values()]
+        """Packs that are queued, in their order, then those that wait, then those that were put aside."""
+        return [*self.queue, *self._waiting.values(), *self._aside]
 
     def add(self, packs: Iterable[Pack]) -> None:
         """Take up packs of pending trials: in the queue, or where some of their trials are not ready, until these are."""
@@ -79,6 +80,7 @@ class Backlog:
     def put_aside(self, pack: Pack) -> None:
         """Take note that a pack was interrupted: its trials are pending, and it stays as it is for the next controller."""
         self._packed.update(dict.fromkeys(pack.trial_ids, pack))
+        self._aside.append(pack)
         self.set(pack.trial_ids, "pending")
 
     def set(self, trial_ids: Iterable[str], status: str) -> None:

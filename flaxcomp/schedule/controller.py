@@ -16,6 +16,7 @@ from flaxcomp.schedule.executor import Executor
 from flaxcomp.schedule.heartbeat import beating
 from flaxcomp.schedule.retention import Trimmer
 from flaxcomp.schedule.rungs import Rungs
+from flaxcomp.schedule.searching import merged
 from flaxcomp.store.lease import LateAttemptError, Lease
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
@@ -162,7 +163,8 @@ class Controller:
             self._plan_new()
             if not self._stop:
                 starting = [self._begin(worker) for worker in free if self._backlog.queue]
-        self._remove((*(pack.id for pack in self._dissolved), *self._rungs.left(self._backlog.statuses)))
+        self._remove(pack.id for pack in self._dissolved)
+        self._remove_left()
         for job in starting:
             self.executor.start(job)
         for job in starting:
@@ -196,15 +198,16 @@ class Controller:
         self._backlog.begin(self._with_lost_networks(self.store.statuses()), open_packs)
         self._decide()
         self._plan_new()
-        self._remove(self._rungs.left(self._backlog.statuses))
+        self._remove_left()
 
     def _search(self) -> bool:
         """Go on with what a search suggests, if there is more to train."""
         while not self._backlog.queue:
-            new = self.more(self._lease)
+            with beating(self.store, self._lease, LEASE_TTL_S / 4):
+                new = self.more(self._lease)
             if not new:
                 return False
-            self._know([*self.trials, *new])
+            self._know(merged(self.trials, new))
             self._plan_all(())
             self.observer.added(self._wanted_statuses())
         return True
@@ -257,6 +260,10 @@ class Controller:
         """Checkpoints that nobody goes on from."""
         for pack in packs:
             shutil.rmtree(self.paths.pack(pack), ignore_errors=True)
+
+    def _remove_left(self) -> None:
+        if left := self._rungs.left(self._backlog.statuses):
+            self._remove(left.difference(self._running, (pack.id for pack in self._backlog.open_packs())))
 
     def _trim(self) -> None:
         finished = [trial for pack in self._dissolved for trial in pack.trial_ids
@@ -321,7 +328,8 @@ class Controller:
         del self._running[pack.id]
         if event.kind == "out_of_memory" and len(pack.trial_ids) > 1:
             self._size_limit[pack.signature] = self._smaller(len(pack.trial_ids), max(earlier.values()) + 1)
-            self._dissolved.append(pack)
+            if not self._rungs.is_origin(pack):
+                self._dissolved.append(pack)
         self._backlog.set(blocked, "blocked")
         for trial, status in statuses.items():
             self._backlog.set([trial], status)

@@ -117,9 +117,15 @@ class Rungs:
 
     def left(self, statuses: Mapping[str, str]) -> set[str]:
         """Packs from whose checkpoints nobody goes on any more; each is told once."""
+        if not self._left:
+            return set()
         found = self._left.difference(pack for trial, pack in self._origin.items() if statuses[trial] not in _ENDED)
         self._left -= found
         return found
+
+    def is_origin(self, pack: Pack) -> bool:
+        """Whether trials of the pack go on from its own checkpoint: all of them went on together, as the same pack again."""
+        return any(self._origin.get(trial) == pack.id for trial in pack.trial_ids)
 
     def _is_on_its_way(self, trial: str, rung: int, statuses: Mapping[str, str]) -> bool:
         """Whether it will yet have a value at the rung."""

@@ -1,6 +1,6 @@
 """The trials of a search in a run: what was asked for is in the store, before it is trained."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flaxcomp.errors import SweepFileError
@@ -16,6 +16,11 @@ from flaxcomp.sweep.trial import Catalog, Trial
 _TOLD = ("finished", "stopped")
 
 
+def merged(*trials: Sequence[Trial]) -> list[Trial]:
+    """Trials that came one after the other, each once, in its first place and as it came last."""
+    return list({trial.id: trial for some in trials for trial in some}.values())
+
+
 class Search:
     """Makes trials of the points that a sampler suggests.
 
@@ -27,7 +32,7 @@ class Search:
 
     def __init__(self, loaded: LoadedSweep, catalog: Catalog, store: Store) -> None:
         self._loaded, self._catalog, self._store = loaded, catalog, store
-        self._known: set[str] = set()
+        self._roles: dict[str, str] = {}  # of the trials that are known
 
     def begin(self, lease: Lease) -> list[Trial]:
         """The trials of all that was asked for before, or of the first batch, with those that they need.
@@ -37,7 +42,7 @@ class Search:
         """
         (block,) = self._loaded.blocks
         points = [keys_of(block, row["point"]) for row in self._store.suggestions()]
-        return [trial for point in points for trial in self._new(point)[0]] or self.more(lease)
+        return merged([trial for point in points for trial in self._new(point)[0]]) or self.more(lease)
 
     def more(self, lease: Lease) -> list[Trial]:
         """The next batch, recorded; those already known left out. Empty when the sweep's `trials` are asked for.
@@ -53,7 +58,7 @@ class Search:
             count = min(batch - len(asked) % batch, wanted - len(asked))  # whole batches, however often `trials` was raised
             points = suggest(self._loaded, tried, count)
             found = [self._new(point) for point in points]
-            new = [trial for trials, _ in found for trial in trials]
+            new = merged([trial for trials, _ in found for trial in trials])
             values = [values_of(block, point) for point in points]
             with self._store.batch(lease):
                 self._store.add_trials(lease, new)
@@ -71,8 +76,9 @@ class Search:
             if tally.excluded:
                 return [], None
             raise
-        new = [trial for trial in trials if trial.id not in self._known]
-        self._known.update(trial.id for trial in new)
+        # Known too are points that others needed before they were suggested themselves: these are trials from now on.
+        new = [trial for trial in trials if self._roles.get(trial.id) not in ("trial", trial.role)]
+        self._roles.update((trial.id, trial.role) for trial in new)
         return new, trials[-1].id
 
     def _figures(self, values: Mapping[str, Any], row: Row | None) -> tuple[float, ...] | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from flaxcomp.errors import MissingPackageError, SweepFileError
 from flaxcomp.sweep.columns import METHOD_COLUMNS
 from flaxcomp.sweep.document import Node, Place, dotted
-from flaxcomp.sweep.parameters import Block, Choices, Interval, Key, Parameter
+from flaxcomp.sweep.parameters import Block, Choices, Interval, Key, Parameter, Steps
 from flaxcomp.sweep.spec import Metric, Sampler, Sweep
 
 if TYPE_CHECKING:
@@ -151,6 +151,8 @@ def _key(source: Choices | Interval, param: Any) -> Key:
 def _find(source: Choices | Interval, value: Any) -> Key | None:
     if isinstance(source, Interval):
         return value if isinstance(value, int | float) else None
+    if isinstance(source.values, range):  # perhaps a long one
+        return source.values.index(value) if type(value) is int and value in source.values else None
     return next((key for key in range(source.count) if source.value(key) == value), None)
 
 
@@ -163,7 +165,9 @@ def _varies(source: Choices | Interval) -> bool:
 
 
 def _is_numeric(source: Choices | Interval) -> bool:
-    return isinstance(source, Interval) or all(type(value) in (int, float) for value in source.values)
+    if isinstance(source, Interval) or isinstance(source.values, range | Steps):  # which may be long
+        return True
+    return all(type(value) in (int, float) for value in source.values)
 
 
 def _why(metric: Metric) -> str:

@@ -106,3 +106,12 @@ def test_an_end_looks_at_the_trials_that_wait_for_it_alone(students: int, monkey
     monkeypatch.setattr(Backlog, "_is_ready", lambda self, one: (looked.append(one.id), is_ready(self, one))[1])
     backlog.set(["t3"], "finished")
     assert looked == ["s3"]
+
+
+def test_what_was_put_aside_stays_one_pack_when_all_is_planned_anew() -> None:
+    """A retry while a run is stopping plans anew; its trials would be in a second pack besides, and be trained twice."""
+    backlog = begun(Pack("p", ("a", "b"), "sig"))
+    backlog.put_aside(backlog.pop())
+    backlog.begin(backlog.statuses, backlog.open_packs())
+    assert [pack.id for pack in backlog.open_packs()] == ["p"]
+    assert ready(backlog) == []

@@ -255,6 +255,25 @@ def test_out_of_memory_after_a_rung_goes_on_from_it_in_smaller_packs(paths: RunP
     assert summary.count("finished") == 2, "ceil(4 / 3)"
 
 
+def test_smaller_packs_find_the_checkpoint_that_a_pack_left_which_went_on_as_a_whole(paths: RunPaths) -> None:
+    """The best four are one pack, whose identity does not change, so that its folder is what it goes on from."""
+    executor, found = Played(), []
+    run_before = executor.start
+
+    def start(job: PackJob) -> None:
+        if job.origin_epoch == 1:
+            found.append([RunPaths.at(job.root).pack(origin).is_dir() for origin in set(job.origins.values())])
+            if len(job.configs) > 2:
+                executor.fail = {next(iter(job.configs)): "out_of_memory"}
+        run_before(job)
+
+    executor.start = start  # type: ignore[method-assign]
+    run(paths, executor, trials(12), pack=4)
+    assert [len(job.configs) for job in executor.jobs if job.origin_epoch == 1] == [4, 2, 2]
+    assert found == [[True]] * 3
+    assert not any((paths.root / "packs").iterdir()), "and in the end it is gone"
+
+
 def test_without_the_rule_what_has_paused_goes_on_to_its_end(paths: RunPaths) -> None:
     with pytest.raises(KilledError):
         run(paths, Played(kill_after=3), trials(9), pack=3)  # the first pack waits at its rung

@@ -1,6 +1,7 @@
 """A search in a run: trials come in batches, from the store alone; only the training is played by the test."""
 
 import importlib.util
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from flaxcomp.schedule.searching import Search
 from flaxcomp.store.paths import RunPaths
 from flaxcomp.store.records import Store
 from flaxcomp.sweep.load import LoadedSweep, load_text
+from flaxcomp.sweep.search import keys_of, suggest, values_of
 from flaxcomp.train.job import Event, Failed, Finished, PackJob
 from parts import require
 from test_early_stopping import KilledError, Played, Silent
@@ -142,3 +144,42 @@ def test_a_changed_space_is_refused_before_anything_is_trained(paths: RunPaths) 
     run(paths, Trained())
     with pytest.raises(SweepFileError, match=r"f.yaml:11: a search goes on in the space that it began in, but model.name has"):
         run(paths, Trained(), changed("[simplenet_v1, simplenet_v5]", "[simplenet_v1, simplenet_v4]"))
+
+
+NEEDING = """\
+version: 1
+name: searched
+method: optuna
+trials: 8
+sampler: {batch: 2}
+base:
+  dataset: {name: mnist_sample}
+  model: {name: simplenet_v1}
+parameters:
+  model.name: {values: [simplenet_v1, simplenet_v5]}
+  quantize: {values: [{epochs: 1}, null]}
+"""
+
+
+def test_a_point_that_another_needed_before_is_a_trial_once_it_is_suggested(paths: RunPaths) -> None:
+    """The network before its training with rounding is a point of the search too."""
+    loaded = load_text(NEEDING, "f.yaml")
+    for _ in range(2):  # and when the run is taken up again
+        summary, suggestions = run(paths, Trained(), loaded)
+        with Store.open(paths) as store:
+            roles = {row["trial"]: row["role"] for row in store.frame(epochs=False).trials}
+        suggested = {row["trial_id"] for row in suggestions}
+        assert len(suggested) > 2
+        assert {roles[trial] for trial in suggested} == {"trial"}
+        assert set(summary.statuses.values()) == {"finished"}
+
+
+def test_a_range_of_billions_is_searched_at_once() -> None:
+    names, seeds = "model.name: {values: [simplenet_v1, simplenet_v5]}", "seed: {range: [0, 2147483647]}"
+    text = SWEEP.format(more="", temperature="{min: 1.0, max: 90.0}").replace(names, seeds)
+    began = time.process_time()
+    (block,) = load_text(text, "f.yaml").blocks
+    points = suggest(load_text(text, "f.yaml"), [], 3)
+    values = [values_of(block, point) for point in points]
+    assert [keys_of(block, value) for value in values] == points
+    assert time.process_time() - began < 5, "not a second for 30 million"
