@@ -73,7 +73,7 @@ def test_killed_in_the_middle_of_an_epoch_ends_bit_for_bit_as_if_uninterrupted(t
 @pytest.mark.timeout(1500)
 def test_kills_of_controller_and_workers(tmp_path: Path) -> None:
     """40 students of one teacher on a real Ray cluster; every kill strikes the whole group or one worker."""
-    sweep = write_sweep(tmp_path, images=3000, epochs=10 * KILLS // 3, seeds=20, pack=5)
+    sweep = write_sweep(tmp_path, images=3000, epochs=5 * KILLS, seeds=20, pack=5)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     flaxcomp("run", sweep, "--out", whole, "--train-only")
     rng = random.Random(0)
