@@ -96,6 +96,38 @@ _RULES = (qwix.QuantizationRule(module_path=".*", weight_qtype=jnp.int8, act_qty
 _SLOWEST = 0.01  # share of a step in a range once a hundred steps were seen; before, all steps count alike
 
 
+_CONV = "jax.lax.conv_general_dilated"
+_CONV_SIGNATURE = inspect.signature(jax.lax.conv_general_dilated)  # of the library's, before qwix takes its place
+
+
+def _form_of(
+    lhs: jax.Array, rhs: jax.Array, window_strides: Any, padding: Any, lhs_dilation: Any = None, rhs_dilation: Any = None,
+    dimension_numbers: Any = None, feature_group_count: int = 1, **others: Any,
+) -> Any:  # fmt: skip
+    """The form of a plain convolution of images, NHWC and HWIO; None of any other."""
+    dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
+    if lhs.ndim != 4 or dilated or others.get("batch_group_count", 1) != 1 or others.get("preferred_element_type") is not None:
+        return None
+    found, usual = (
+        jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, d) for d in (dimension_numbers, ("NHWC", "HWIO", "NHWC"))
+    )
+    if found != usual:
+        return None
+    padding = padding if isinstance(padding, str) else tuple(tuple(pair) for pair in padding)
+    return conv_form(lhs.shape, rhs.shape, tuple(window_strides), padding, feature_group_count)
+
+
+class _Conv(odml_ops.DotEinsumConv):  # type: ignore[misc]
+    """qwix's convolution of rounded arrays. The library's kernel gradient runs on one thread inside a loop on CPU."""
+
+    def _call_original_op(self, *args: Any, **kwargs: Any) -> Any:
+        given = _CONV_SIGNATURE.bind(*args, **kwargs).arguments
+        form = _form_of(**given)
+        if form is None:
+            return super()._call_original_op(*args, **kwargs)
+        return interception.disable_interceptions(form)(given["lhs"], given["rhs"])  # its products are not rounded again
+
+
 class _Training(qwix.OdmlQatProvider):  # type: ignore[misc]
     """qwix's provider with ranges that forget, and are arrays: it averages over all steps, and keeps dictionaries.
 
@@ -125,38 +157,6 @@ class _Training(qwix.OdmlQatProvider):  # type: ignore[misc]
             kept[...] = jnp.concatenate([steps, before + share * (seen - before)])
         used = jnp.where(kept[:1] > 0, kept[1:], seen)
         return {end: used[i].astype(ends[i].dtype) for i, end in enumerate(_ENDS)}
-
-
-class _Conv(odml_ops.DotEinsumConv):  # type: ignore[misc]
-    """qwix's convolution of rounded arrays. The library's kernel gradient runs on one thread inside a loop on CPU."""
-
-    def _call_original_op(self, *args: Any, **kwargs: Any) -> Any:
-        given = _CONV_SIGNATURE.bind(*args, **kwargs).arguments
-        form = _form_of(**given)
-        if form is None:
-            return super()._call_original_op(*args, **kwargs)
-        return interception.disable_interceptions(form)(given["lhs"], given["rhs"])  # its products are not rounded again
-
-
-_CONV = "jax.lax.conv_general_dilated"
-_CONV_SIGNATURE = inspect.signature(jax.lax.conv_general_dilated)  # of the library's, before qwix takes its place
-
-
-def _form_of(
-    lhs: jax.Array, rhs: jax.Array, window_strides: Any, padding: Any, lhs_dilation: Any = None, rhs_dilation: Any = None,
-    dimension_numbers: Any = None, feature_group_count: int = 1, **others: Any,
-) -> Any:  # fmt: skip
-    """The form of a plain convolution of images, NHWC and HWIO; None of any other."""
-    dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
-    if lhs.ndim != 4 or dilated or others.get("batch_group_count", 1) != 1 or others.get("preferred_element_type") is not None:
-        return None
-    found, usual = (
-        jax.lax.conv_dimension_numbers(lhs.shape, rhs.shape, d) for d in (dimension_numbers, ("NHWC", "HWIO", "NHWC"))
-    )
-    if found != usual:
-        return None
-    padding = padding if isinstance(padding, str) else tuple(tuple(pair) for pair in padding)
-    return conv_form(lhs.shape, rhs.shape, tuple(window_strides), padding, feature_group_count)
 
 
 _ENDS = ("min", "max")
